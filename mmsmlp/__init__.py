@@ -1,0 +1,18 @@
+"""sMLPNet (arXiv 2109.05422) for OpenMMLab, at any input size."""
+
+__version__ = "0.1.0"
+
+try:
+    import mmengine  # noqa: F401  (imported here for the message below; the package uses it throughout)
+except ModuleNotFoundError as error:
+    if error.name != "mmengine":
+        raise
+    raise ModuleNotFoundError(
+        "mmsmlp needs mmengine: pip install 'mmsmlp[onedl]' (maintained fork), or 'mmsmlp[openmmlab]' (upstream).",
+        name="mmengine",
+    ) from None
+
+from mmsmlp.layers import SparseMLP
+from mmsmlp.smlpnet import SMLPNet
+
+__all__ = ["SMLPNet", "SparseMLP", "__version__"]

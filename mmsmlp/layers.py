@@ -1,0 +1,287 @@
+"""The building blocks of sMLPNet (arXiv 2109.05422, section 3), at any size.
+
+Maps are (N, C, H, W) tensors in channels-last memory: mixing along H and along W, the fusion and the channel MLP are
+then matrix products on views of one buffer, without permuted copies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+from mmsmlp.resize import check_method, resize_axis_bias, resize_axis_weight
+
+NORMS = {"BN": nn.BatchNorm2d, "SyncBN": nn.SyncBatchNorm}
+
+
+def build_norm(norm_cfg: dict, channels: int) -> _BatchNorm:
+    """Build a batch norm from an OpenMMLab ``norm_cfg``, without needing mmcv.
+
+    Args:
+        norm_cfg (dict): ``type`` 'BN' or 'SyncBN', optional ``requires_grad`` and the layer's own arguments.
+        channels (int): Number of channels.
+
+    Returns:
+        nn.BatchNorm2d | nn.SyncBatchNorm: The layer.
+
+    Raises:
+        ValueError: If the type is missing or another.
+    """
+    cfg = dict(norm_cfg)
+    norm_type = cfg.pop("type", None)
+    if norm_type not in NORMS:
+        raise ValueError(f"norm_cfg type must be one of {', '.join(map(repr, NORMS))}, got {norm_type!r}")
+    requires_grad = cfg.pop("requires_grad", True)
+    norm = NORMS[norm_type](channels, **cfg)
+    norm.requires_grad_(requires_grad)
+    return norm
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: drop a residual branch per sample in training and scale the kept ones by 1 / (1 - rate).
+
+    Args:
+        rate (float): Probability of dropping a branch, in [0, 1).
+    """
+
+    def __init__(self, rate: float = 0.0):
+        super().__init__()
+        if not 0 <= rate < 1:
+            raise ValueError(f"a drop path rate must be in [0, 1), got {rate}")
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Drop samples of ``x`` (N, ...)."""
+        if not self.training or self.rate == 0:
+            return x
+        keep = x.new_empty((x.shape[0],) + (1,) * (x.ndim - 1)).bernoulli_(1 - self.rate)
+        return x * keep.div_(1 - self.rate)
+
+    def extra_repr(self) -> str:
+        """The rate, for ``print(model)``."""
+        return f"rate={self.rate:.3f}"
+
+
+class AxisLinear(nn.Module):
+    """A fully connected layer over the positions of one axis, shared by all lines of that axis and all channels.
+
+    Its weight lives on an anchor of ``length`` positions. A map with another number of positions gets the weight
+    resized to it (:mod:`mmsmlp.resize`), and so does a checkpoint trained on another anchor when it is loaded.
+
+    Args:
+        length (int): Number of anchor positions n.
+        dim (int): The axis of the (N, H, W, C) input to mix along: 1 is H, 2 is W.
+        interpolation (str): One of ``mmsmlp.resize.METHODS``. Defaults to 'exact'.
+    """
+
+    def __init__(self, length: int, dim: int, interpolation: str = "exact"):
+        super().__init__()
+        if dim not in (1, 2):
+            raise ValueError(f"dim must be 1 (H) or 2 (W) of an (N, H, W, C) tensor, got {dim}")
+        self.length = length
+        self.dim = dim
+        self.interpolation = check_method(interpolation)
+        self.weight = nn.Parameter(torch.empty(length, length))
+        self.bias = nn.Parameter(torch.empty(length))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Uniform in ±1/√n, as the official code's 1x1 convolutions over the axis start."""
+        bound = self.length**-0.5
+        nn.init.uniform_(self.weight, -bound, bound)
+        nn.init.uniform_(self.bias, -bound, bound)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Mix (N, H, W, C) along the axis; any H and W, same shape out."""
+        n, h, w, c = x.shape
+        size = x.shape[self.dim]
+        weight = resize_axis_weight(self.weight, size, self.interpolation)
+        bias = resize_axis_bias(self.bias, size, self.interpolation)
+        # One product per line: (W, W) x (W, C) for each row, or, with W and C as one axis, (H, H) x (H, W*C) for
+        # each image. `expand` makes a batch of the shared weight without copying it.
+        lines = x.reshape(n, h, w * c) if self.dim == 1 else x.reshape(n * h, w, c)
+        mixed = torch.baddbmm(bias[:, None], weight.expand(lines.shape[0], size, size), lines)
+        return mixed.view(n, h, w, c)
+
+    def extra_repr(self) -> str:
+        """Length, axis and method, for ``print(model)``."""
+        return f"length={self.length}, dim={self.dim}, interpolation={self.interpolation!r}"
+
+    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
+        # Every loading path passes here (init_cfg, load_from, load_state_dict). The caller's dict stays as it is.
+        state_dict = dict(state_dict)
+        for name, resize, ndim in (("weight", resize_axis_weight, 2), ("bias", resize_axis_bias, 1)):
+            given = state_dict.get(prefix + name)
+            # Anything but a square matrix and a vector is left to PyTorch's own shape error.
+            if given is not None and given.ndim == ndim and len(set(given.shape)) == 1:
+                state_dict[prefix + name] = resize(given.detach(), self.length, self.interpolation)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+class LocalMixer(nn.Module):
+    """Local mixing: BN, GELU, 3x3 depth-wise convolution without bias (paper, section 3.3).
+
+    Args:
+        channels (int): Number of channels C.
+        norm_cfg (dict | None): Batch norm config. Defaults to ``dict(type='BN')``.
+    """
+
+    def __init__(self, channels: int, norm_cfg: dict | None = None):
+        super().__init__()
+        self.norm = build_norm(norm_cfg or {"type": "BN"}, channels)
+        self.act = nn.GELU()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Mix (N, C, H, W) in 3x3 neighbourhoods; same shape out."""
+        return self.conv(self.act(self.norm(x)))
+
+
+class SparseMLP(nn.Module):
+    """Sparse MLP: mix each token with its row and its column, then fuse (paper, section 3.2).
+
+    BN and GELU, then three branches (identity, mixing along W, mixing along H), concatenated and fused by a linear
+    layer without bias. One block connects a token to its row and column, two connect it to every position.
+
+    Args:
+        channels (int): Number of channels C.
+        grid (int | tuple[int, int]): Anchor positions (H, W) that the axis weights are learned on.
+        interpolation (str): How the axis weights reach other sizes, one of ``mmsmlp.resize.METHODS``.
+        norm_cfg (dict | None): Batch norm config. Defaults to ``dict(type='BN')``.
+    """
+
+    def __init__(
+        self, channels: int, grid: int | tuple[int, int], interpolation: str = "exact", norm_cfg: dict | None = None
+    ):
+        super().__init__()
+        height, width = (grid, grid) if isinstance(grid, int) else grid
+        self.norm = build_norm(norm_cfg or {"type": "BN"}, channels)
+        self.act = nn.GELU()
+        self.mix_w = AxisLinear(width, 2, interpolation)
+        self.mix_h = AxisLinear(height, 1, interpolation)
+        self.fuse = nn.Linear(3 * channels, channels, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Mix (N, C, H, W) along rows and columns; any H and W, same shape out, channels-last memory."""
+        x = self.act(self.norm(x.contiguous(memory_format=torch.channels_last)))
+        x = x.permute(0, 2, 3, 1)  # (N, C, H, W) -> (N, H, W, C), a view
+        x = self.fuse(torch.cat((x, self.mix_w(x), self.mix_h(x)), dim=-1))
+        return x.permute(0, 3, 1, 2)
+
+
+class ChannelMLP(nn.Module):
+    """Channel mixing: LayerNorm over C, Linear C -> ratio * C, GELU, Linear back.
+
+    Args:
+        channels (int): Number of channels C.
+        ratio (float): Expansion of the hidden layer, alpha in the paper. Defaults to 3.
+    """
+
+    def __init__(self, channels: int, ratio: float = 3):
+        super().__init__()
+        hidden = int(channels * ratio)
+        self.norm = nn.LayerNorm(channels)
+        self.fc1 = nn.Linear(channels, hidden)
+        self.act = nn.GELU()
+        self.fc2 = nn.Linear(hidden, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Mix the channels of (N, C, H, W); same shape out."""
+        x = x.permute(0, 2, 3, 1)  # (N, C, H, W) -> (N, H, W, C), a view
+        x = self.fc2(self.act(self.fc1(self.norm(x))))
+        return x.permute(0, 3, 1, 2)
+
+
+class SMLPBlock(nn.Module):
+    """A block of sMLPNet: ``x + drop_path(sparse_mlp(local(x)))``, then ``x + drop_path(channel_mlp(x))``.
+
+    Args:
+        channels (int): Number of channels C.
+        grid (tuple[int, int]): Anchor positions (H, W).
+        mlp_ratio (float): Expansion of the channel MLP.
+        drop_path_rate (float): Stochastic depth rate, the same for both branches.
+        interpolation (str): One of ``mmsmlp.resize.METHODS``.
+        norm_cfg (dict | None): Batch norm config. Defaults to ``dict(type='BN')``.
+        with_cp (bool): Recompute the block in the backward pass instead of keeping its activations.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        grid: tuple[int, int],
+        mlp_ratio: float = 3,
+        drop_path_rate: float = 0.0,
+        interpolation: str = "exact",
+        norm_cfg: dict | None = None,
+        with_cp: bool = False,
+    ):
+        super().__init__()
+        self.local = LocalMixer(channels, norm_cfg)
+        self.sparse_mlp = SparseMLP(channels, grid, interpolation, norm_cfg)
+        self.channel_mlp = ChannelMLP(channels, mlp_ratio)
+        self.drop_path = DropPath(drop_path_rate)
+        self.with_cp = with_cp
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C, H, W), channels-last memory."""
+        # An NCHW-contiguous input makes torch 2.1.2 on a CPU return uninitialised memory as gradients, when the
+        # gradient comes back in the permuted layout; and every product below wants channels last.
+        x = x.contiguous(memory_format=torch.channels_last)
+        if self.with_cp and torch.is_grad_enabled():
+            contexts = partial(_checkpoint_contexts, self)
+            return checkpoint(self._forward, x, use_reentrant=False, context_fn=contexts)
+        return self._forward(x)
+
+    def _forward(self, x: Tensor) -> Tensor:
+        x = x + self.drop_path(self.sparse_mlp(self.local(x)))
+        return x + self.drop_path(self.channel_mlp(x))
+
+
+class PatchConv(nn.Conv2d):
+    """Non-overlapping patches to tokens: a k x k convolution of stride k without bias.
+
+    The stem (k = 4) and the merging between stages (k = 2). Maps that k does not divide are padded with zeros on the
+    right and at the bottom, so H and W become ceil(H / k) and ceil(W / k), as in Swin.
+
+    Args:
+        in_channels (int): Number of input channels.
+        out_channels (int): Number of output channels.
+        patch_size (int): Patch edge k.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, patch_size: int):
+        super().__init__(in_channels, out_channels, patch_size, stride=patch_size, bias=False)
+        self.patch_size = patch_size
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C_in, H, W) -> (N, C_out, ceil(H / k), ceil(W / k))."""
+        bottom, right = -x.shape[2] % self.patch_size, -x.shape[3] % self.patch_size
+        if bottom or right:
+            x = nn.functional.pad(x, (0, right, 0, bottom))
+        return super().forward(x)
+
+
+def _checkpoint_contexts(module: nn.Module):
+    """Contexts for :func:`torch.utils.checkpoint.checkpoint`: of the forward pass, and of its recomputation."""
+    return nullcontext(), _unchanged_running_statistics(module)
+
+
+@contextmanager
+def _unchanged_running_statistics(module: nn.Module) -> Iterator[None]:
+    """Keep batch norms from counting the same batch a second time when a forward pass is recomputed."""
+    norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
+    saved = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+        norm.num_batches_tracked = norm.num_batches_tracked.clone()
+    try:
+        yield
+    finally:
+        for norm, (momentum, batches) in zip(norms, saved):
+            norm.momentum, norm.num_batches_tracked = momentum, batches

@@ -1,0 +1,11 @@
+"""Registries of the scope ``mmsmlp``.
+
+``mmengine`` imports this module when it meets a name such as ``mmsmlp.SMLPNet`` in a config, then the registry's
+``locations``. They name exactly the modules that register something, so no ``custom_imports`` is needed and no
+toolbox gets imported on the way.
+"""
+
+from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import Registry
+
+MODELS = Registry("model", parent=MMENGINE_MODELS, scope="mmsmlp", locations=["mmsmlp.smlpnet"])

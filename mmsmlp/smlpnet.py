@@ -1,0 +1,194 @@
+"""The sMLPNet backbone (arXiv 2109.05422) for classification, detection and segmentation at any input size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from mmsmlp.checkpoint import report_loading
+from mmsmlp.layers import PatchConv, SMLPBlock, build_norm
+from mmsmlp.registry import MODELS
+from mmsmlp.resize import check_method
+
+STEM_STRIDE = 4
+
+
+@MODELS.register_module(name=["SMLPNet", "sMLPNet"])
+class SMLPNet(BaseModule):
+    """sMLPNet: depth-wise convolutions for local mixing, sparse MLPs along rows and columns for global mixing.
+
+    From `Sparse MLP for Image Recognition: Is Self-Attention Really Necessary? <https://arxiv.org/abs/2109.05422>`_,
+    equal to the official code (microsoft/SPACH, ``models/smlp.py``) at the anchor's size. At any other size the axis
+    weights are positionally interpolated (:mod:`mmsmlp.resize`).
+
+    Args:
+        arch (str | dict): 'tiny', 'small' or 'base', or a dict with ``embed_dims`` (channels of the first stage,
+            doubled by each further one), ``depths`` (blocks per stage), and optionally ``mlp_ratio`` (default 3) and
+            ``drop_path_rate`` (default 0). Defaults to 'tiny'.
+        in_channels (int): Channels of the input image. Defaults to 3.
+        img_size (int | tuple[int, int]): Height and width in pixels that the anchor grid is made for: the size of
+            (pre-)training, at which nothing is interpolated. Defaults to 224.
+        interpolation (str): 'exact', 'bounded', 'scaled' or 'naive'. Defaults to 'exact'.
+        out_indices (int | Sequence[int]): Stages whose maps are returned, in this order; negative numbers count from
+            the last. Stages after the last one needed are neither built nor run. Defaults to (0, 1, 2, 3).
+        out_norm (bool): Whether the maps of the first stages get a norm, too, as the last stage's always does.
+            Defaults to False.
+        drop_path_rate (float, optional): Stochastic depth rate of the last block, linear in depth. Defaults to the
+            arch's: 0, 0.2 and 0.3 for tiny, small and base.
+        norm_cfg (dict, optional): Batch norms, type 'BN' or 'SyncBN'. Defaults to ``dict(type='BN')``.
+        frozen_stages (int): -1 freezes nothing, 0 the stem, k the stem and the first k stages: no gradients, norms
+            in eval mode. Defaults to -1.
+        norm_eval (bool): Whether all batch norms stay in eval mode in training. Defaults to False.
+        with_cp (bool): Whether to recompute blocks in the backward pass to save memory. Defaults to False.
+        init_cfg (dict, optional): mmengine initialisation, e.g. ``dict(type='Pretrained', checkpoint=...)``.
+
+    Raises:
+        ValueError: If an argument is invalid.
+
+    Examples:
+        >>> import torch
+        >>> from mmsmlp import SMLPNet
+        >>> maps = SMLPNet('tiny').eval()(torch.zeros(1, 3, 200, 333))
+        >>> [tuple(m.shape) for m in maps]
+        [(1, 80, 50, 84), (1, 160, 25, 42), (1, 320, 13, 21), (1, 640, 7, 11)]
+    """
+
+    arch_settings = {
+        "tiny": {"embed_dims": 80, "depths": (2, 8, 14, 2), "drop_path_rate": 0.0},
+        "small": {"embed_dims": 96, "depths": (2, 10, 24, 2), "drop_path_rate": 0.2},
+        "base": {"embed_dims": 112, "depths": (2, 10, 24, 2), "drop_path_rate": 0.3},
+    }
+
+    def __init__(
+        self,
+        arch: str | dict = "tiny",
+        in_channels: int = 3,
+        img_size: int | tuple[int, int] = 224,
+        interpolation: str = "exact",
+        out_indices: int | Sequence[int] = (0, 1, 2, 3),
+        out_norm: bool = False,
+        drop_path_rate: float | None = None,
+        norm_cfg: dict | None = None,
+        frozen_stages: int = -1,
+        norm_eval: bool = False,
+        with_cp: bool = False,
+        init_cfg: dict | list[dict] | None = None,
+    ):
+        super().__init__(init_cfg=init_cfg)
+        settings = self._settings(arch)
+        depths = settings["depths"]
+        self.num_stages = len(depths)
+        self.out_indices = self._stage_indices(out_indices)
+        self.interpolation = check_method(interpolation)
+        self.norm_eval = norm_eval
+        if frozen_stages not in range(-1, self.num_stages + 1):
+            raise ValueError(f"frozen_stages must be -1 (nothing) to {self.num_stages}, got {frozen_stages!r}")
+        self.frozen_stages = frozen_stages
+        norm_cfg = norm_cfg or {"type": "BN"}
+        rate = settings["drop_path_rate"] if drop_path_rate is None else drop_path_rate
+        rates = torch.linspace(0, rate, sum(depths), dtype=torch.float64).tolist()
+
+        built = max(self.out_indices) + 1
+        self.channels = [settings["embed_dims"] * 2**i for i in range(built)]
+        self.strides = [STEM_STRIDE * 2**i for i in range(built)]
+        height, width = self._image_size(img_size)
+        self.grids = [(-(-height // stride), -(-width // stride)) for stride in self.strides]
+        self.downsample_layers = nn.ModuleList()
+        self.stages = nn.ModuleList()
+        for i, (channels, grid) in enumerate(zip(self.channels, self.grids)):
+            stem = i == 0
+            self.downsample_layers.append(
+                PatchConv(in_channels if stem else self.channels[i - 1], channels, STEM_STRIDE if stem else 2)
+            )
+            first = sum(depths[:i])
+            self.stages.append(
+                nn.Sequential(
+                    *(
+                        SMLPBlock(channels, grid, settings["mlp_ratio"], block_rate, interpolation, norm_cfg, with_cp)
+                        for block_rate in rates[first : first + depths[i]]
+                    )
+                )
+            )
+            if i in self.out_indices and (out_norm or i == self.num_stages - 1):
+                self.add_module(f"norm{i}", build_norm(norm_cfg, channels))
+        self._freeze()
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Compute the maps of ``out_indices``.
+
+        Args:
+            x (Tensor): Images (N, C_in, H, W), any H and W from 1 up.
+
+        Returns:
+            tuple[Tensor, ...]: Maps (N, C, ceil(H / stride), ceil(W / stride)) in the order of ``out_indices``, with
+                strides 4, 8, 16, 32, in channels-last memory.
+
+        Raises:
+            ValueError: If ``x`` is not four-dimensional, has other channels or an empty axis.
+        """
+        in_channels = self.downsample_layers[0].in_channels
+        if x.ndim != 4 or x.shape[1] != in_channels or 0 in x.shape[2:]:
+            raise ValueError(f"SMLPNet takes images (N, {in_channels}, H, W) with H, W >= 1, got {tuple(x.shape)}")
+        maps = {}
+        for i, (downsample, stage) in enumerate(zip(self.downsample_layers, self.stages)):
+            x = stage(downsample(x))
+            if i in self.out_indices:
+                norm = getattr(self, f"norm{i}", None)
+                maps[i] = x if norm is None else norm(x)
+        return tuple(maps[i] for i in self.out_indices)
+
+    def train(self, mode: bool = True) -> SMLPNet:
+        """Set training mode, except for frozen stages and, with ``norm_eval``, all batch norms."""
+        super().train(mode)
+        self._freeze()
+        if mode and self.norm_eval:
+            for module in self.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self
+
+    def _freeze(self) -> None:
+        frozen = [*self.downsample_layers[: max(self.frozen_stages, 1)], *self.stages[: self.frozen_stages]]
+        for module in frozen if self.frozen_stages >= 0 else ():
+            module.eval()
+            module.requires_grad_(False)
+
+    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
+        report_loading(self, state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    @classmethod
+    def _settings(cls, arch: str | dict) -> dict:
+        if isinstance(arch, str):
+            if arch not in cls.arch_settings:
+                raise ValueError(f"unknown arch {arch!r}, choose one of {', '.join(map(repr, cls.arch_settings))}")
+            arch = cls.arch_settings[arch]
+        settings = {"mlp_ratio": 3, "drop_path_rate": 0.0, **arch}
+        wanted = {"embed_dims", "depths", "mlp_ratio", "drop_path_rate"}
+        if settings.keys() != wanted:
+            raise ValueError(
+                "an arch dict has the keys embed_dims and depths, optionally mlp_ratio and drop_path_rate; "
+                f"got {', '.join(map(repr, arch))}"
+            )
+        if not settings["depths"] or min(settings["depths"]) < 1 or settings["embed_dims"] < 1:
+            raise ValueError(f"embed_dims and all depths must be positive, got {dict(arch)}")
+        return settings
+
+    def _stage_indices(self, out_indices: int | Sequence[int]) -> tuple[int, ...]:
+        given = (out_indices,) if isinstance(out_indices, int) else tuple(out_indices)
+        count = self.num_stages
+        indices = tuple(i + count if i < 0 else i for i in given)
+        if not indices or len(set(indices)) < len(indices) or not all(0 <= i < count for i in indices):
+            raise ValueError(f"out_indices must be distinct numbers from {-count} to {count - 1}, got {out_indices!r}")
+        return indices
+
+    @staticmethod
+    def _image_size(img_size: int | Sequence[int]) -> tuple[int, int]:
+        size = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
+        if len(size) != 2 or not all(isinstance(s, int) and s > 0 for s in size):
+            raise ValueError(f"img_size must be a positive int or (height, width), got {img_size!r}")
+        return size

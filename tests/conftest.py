@@ -1,0 +1,43 @@
+"""Shared fixtures: seeds, and the golden outputs of the official model (see tests/data/README.md)."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+DATA = Path(__file__).parent / "data"
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)
+    np.random.seed(0)
+
+
+@pytest.fixture(scope="session")
+def golden() -> dict[str, torch.Tensor]:
+    """Arrays of the official miniature model, under the names of tests/data/README.md."""
+    with np.load(DATA / "official_smlpnet_mini.npz") as arrays:
+        return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+
+
+@pytest.fixture(scope="session")
+def golden_group(golden):
+    """Returns a function: the golden arrays below a prefix such as 'state_dict/', the prefix cut off."""
+
+    def group(prefix: str) -> dict[str, torch.Tensor]:
+        return {name[len(prefix) :]: array for name, array in golden.items() if name.startswith(prefix)}
+
+    return group
+
+
+@pytest.fixture(scope="session")
+def relative_error():
+    """Returns a function: max |a - b| / max |b|, the measure of all tolerances (DESIGN: parity)."""
+
+    def error(a: torch.Tensor, b: torch.Tensor) -> float:
+        assert a.shape == b.shape
+        return float((a.double() - b.double()).abs().max() / b.double().abs().max())
+
+    return error
