@@ -42,9 +42,9 @@ def interpolation_matrix(src: int, dst: int) -> Tensor:
     """
     _check_size("src", src)
     _check_size("dst", dst)
-    centre = ((torch.arange(dst, dtype=torch.float64) + 0.5) * (src / dst) - 0.5).clamp(0, src - 1)
+    centre = ((_positions(dst) + 0.5) * (src / dst) - 0.5).clamp(0, src - 1)
     # The hat function of width 1 around each centre: two taps a row at most, one where a centre falls on a position.
-    taps = 1 - (centre[:, None] - torch.arange(src, dtype=torch.float64)).abs()
+    taps = 1 - (centre[:, None] - _positions(src)).abs()
     return taps.clamp(min=0)
 
 
@@ -69,8 +69,8 @@ def antialiased_matrix(src: int, dst: int) -> Tensor:
     if dst > src:
         raise ValueError(f"an antialiased matrix goes to a coarser grid, but dst={dst} is finer than src={src}")
     ratio = src / dst
-    centre = (torch.arange(dst, dtype=torch.float64) + 0.5) * ratio
-    position = torch.arange(src, dtype=torch.float64) + 0.5
+    centre = (_positions(dst) + 0.5) * ratio
+    position = _positions(src) + 0.5
     taps = (1 - (centre[:, None] - position).abs() / ratio).clamp(min=0)
     return taps / taps.sum(1, keepdim=True)
 
@@ -181,6 +181,10 @@ def _cached_resampling_matrix(src: int, dst: int, method: str, dtype: torch.dtyp
 
 def _resampling_matrix_like(src: int, dst: int, method: str, like: Tensor) -> Tensor:
     return _cached_resampling_matrix(src, dst, method, like.dtype, like.device)
+
+
+def _positions(count: int) -> Tensor:
+    return torch.arange(count, dtype=torch.float64, device="cpu")  # whatever torch.set_default_device says
 
 
 def _compute_dtype(tensor: Tensor) -> torch.dtype:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -90,7 +89,7 @@ class SMLPNet(BaseModule):
         self.frozen_stages = frozen_stages
         norm_cfg = norm_cfg or {"type": "BN"}
         rate = settings["drop_path_rate"] if drop_path_rate is None else drop_path_rate
-        rates = torch.linspace(0, rate, sum(depths), dtype=torch.float64).tolist()
+        rates = [rate * i / max(sum(depths) - 1, 1) for i in range(sum(depths))]
 
         built = max(self.out_indices) + 1
         self.channels = [settings["embed_dims"] * 2**i for i in range(built)]

@@ -38,6 +38,7 @@ def relative_error():
 
     def error(a: torch.Tensor, b: torch.Tensor) -> float:
         assert a.shape == b.shape
-        return float((a.double() - b.double()).abs().max() / b.double().abs().max())
+        a, b = a.detach().double(), b.detach().double()
+        return ((a - b).abs().max() / b.abs().max()).item()
 
     return error

@@ -1,0 +1,140 @@
+"""Official key names, the report on loading, and the refusal to resume on another grid."""
+
+import json
+
+import pytest
+import torch
+from mmengine.logging import MMLogger
+from mmengine.runner import Runner
+from torch import nn
+
+from conftest import DATA
+from mmsmlp import SMLPNet
+from mmsmlp.checkpoint import convert_spach
+
+MINI = {"embed_dims": 8, "depths": (1, 1, 2, 1)}
+OFFICIAL = json.loads((DATA / "official_keys.json").read_text())
+
+
+@pytest.fixture
+def log_lines(monkeypatch):
+    """Lines that the backbone logs, in order."""
+    lines = []
+    monkeypatch.setattr(MMLogger.get_current_instance(), "callHandlers", lambda record: lines.append(record.msg))
+    return lines
+
+
+def test_conversion_keeps_every_value(golden_group):
+    official = golden_group("state_dict/")
+    converted = convert_spach(official)
+    assert len(converted) == len(official)
+    assert torch.equal(converted["backbone.stages.2.1.sparse_mlp.mix_w.bias"], official["token_mix.3.1.proj_h.bias"])
+    weight = converted["backbone.stages.2.1.sparse_mlp.mix_h.weight"]
+    assert torch.equal(weight, official["token_mix.3.1.proh_w.weight"][:, :, 0, 0])
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [("token_mix.0.1.proj_x.weight", "not an official sMLPNet key: 'token_mix.0.1.proj_x.weight'"), ("fc.weight", "fc.")],
+)
+def test_a_key_that_is_not_official_is_named(golden_group, key, message):
+    with pytest.raises(ValueError, match=message):
+        convert_spach({**golden_group("state_dict/"), key: torch.zeros(1)})
+
+
+def test_a_state_dict_of_another_model_is_refused():
+    with pytest.raises(ValueError, match="not an official sMLPNet state dict: no key 'to_patch_embedding"):
+        convert_spach({"conv1.weight": torch.zeros(1)})
+
+
+def test_loading_logs_one_line_that_all_matched(log_lines):
+    SMLPNet(MINI, img_size=64).load_state_dict(SMLPNet(MINI, img_size=64).state_dict())
+    assert log_lines == ["SMLPNet: 119 of 119 keys matched"]
+
+
+def test_loading_logs_what_was_resized_from_what_to_what(log_lines):
+    SMLPNet(MINI, img_size=64).load_state_dict(SMLPNet(MINI, img_size=96).state_dict())
+    assert log_lines == [
+        "SMLPNet: 119 of 119 keys matched; 20 axis weights and biases resized (24 -> 16, 12 -> 8, 6 -> 4, 3 -> 2)"
+    ]
+
+
+def test_loading_logs_what_is_missing_unexpected_and_of_another_shape(log_lines):
+    state = SMLPNet(MINI, img_size=64).state_dict()
+    del state["norm3.weight"], state["norm3.bias"]
+    state["head.fc.weight"] = torch.zeros(1)
+    state["downsample_layers.0.weight"] = torch.zeros(1)
+    net = nn.ModuleDict({"backbone": SMLPNet(MINI, img_size=64)})
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        net.load_state_dict({"backbone." + key: value for key, value in state.items()}, strict=False)
+    assert log_lines == [
+        "SMLPNet: 116 of 119 keys matched; 2 missing (norm3.bias, norm3.weight); "
+        "1 of another shape (downsample_layers.0.weight); 1 unexpected (head.fc.weight)"
+    ]
+
+
+@pytest.mark.parametrize("given", ["a prefix too many", "another model", "nothing"])
+def test_loading_nothing_is_an_error(given):
+    state = {
+        "a prefix too many": {f"backbone.{key}": v for key, v in SMLPNet(MINI).state_dict().items()},
+        "another model": {"conv1.weight": torch.zeros(3), "fc.weight": torch.zeros(3)},
+        "nothing": {},
+    }[given]
+    with pytest.raises(RuntimeError, match=r"none of the \d+ given keys fits.*prefix='backbone\.'"):
+        SMLPNet(MINI).load_state_dict(state, strict=False)
+
+
+class Regressor(nn.Module):
+    """A trainable model around the backbone, as small as mmengine's Runner takes it."""
+
+    def __init__(self, img_size):
+        super().__init__()
+        self.backbone = SMLPNet(MINI, img_size=img_size)
+
+    def train_step(self, data, optim_wrapper):
+        loss = self.backbone(torch.stack(data))[-1].square().mean()
+        optim_wrapper.update_params(loss)
+        return {"loss": loss.detach()}
+
+
+def train(work_dir, img_size, max_iters, **kwargs) -> Runner:
+    """Train through mmengine's real Runner, with AdamW and an exponential moving average."""
+    runner = Runner(
+        model=Regressor(img_size),
+        work_dir=str(work_dir),
+        train_dataloader={
+            "dataset": [torch.randn(3, 64, 64) for _ in range(4)],
+            "sampler": {"type": "DefaultSampler", "shuffle": True},
+            "collate_fn": {"type": "pseudo_collate"},
+            "batch_size": 2,
+        },
+        train_cfg={"type": "IterBasedTrainLoop", "max_iters": max_iters},
+        optim_wrapper={"optimizer": {"type": "AdamW", "lr": 1e-3}},
+        custom_hooks=[{"type": "EMAHook"}],
+        default_hooks={"checkpoint": {"type": "CheckpointHook", "interval": 2, "by_epoch": False}},
+        default_scope="mmengine",
+        experiment_name=f"{work_dir.name}_{img_size}_{max_iters}",
+        **kwargs,
+    )
+    runner.train()
+    return runner
+
+
+def test_resuming_on_another_grid_is_refused_before_the_first_step(tmp_path):
+    train(tmp_path, 64, 2)
+    saved = (tmp_path / "iter_2.pth").read_bytes()
+    with pytest.raises(RuntimeError, match=r"belongs to axis weights of 16 positions.*have 24.*load_from=CHECKPOINT"):
+        train(tmp_path, 96, 4, resume=True)
+    assert (tmp_path / "iter_2.pth").read_bytes() == saved
+    assert not (tmp_path / "iter_4.pth").exists()
+
+
+def test_resuming_on_the_same_grid_goes_on(tmp_path):
+    train(tmp_path, 64, 2)
+    assert train(tmp_path, 64, 4, resume=True).iter == 4
+
+
+def test_load_from_is_the_remedy_for_another_grid(tmp_path):
+    train(tmp_path / "first", 64, 2)
+    runner = train(tmp_path / "second", 96, 2, load_from=str(tmp_path / "first" / "iter_2.pth"))
+    assert runner.iter == 2

@@ -1,0 +1,333 @@
+"""The backbone: parity with the official model, any size, the OpenMMLab dialect, loading."""
+
+import copy
+import json
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mmengine.registry import MODELS as ROOT_MODELS
+from mmengine.runner import load_checkpoint
+from torch import nn
+
+from conftest import DATA
+from mmsmlp import SMLPNet
+from mmsmlp.checkpoint import convert_spach
+from mmsmlp.resize import METHODS, resize_axis_weight
+
+MINI = {"embed_dims": 8, "depths": (1, 1, 2, 1)}
+OFFICIAL = json.loads((DATA / "official_keys.json").read_text())
+
+
+def mini(**kwargs) -> SMLPNet:
+    return SMLPNet(MINI, **{"img_size": 64, **kwargs})
+
+
+def backbone_part(state_dict: dict) -> dict:
+    return {key[len("backbone.") :]: value for key, value in state_dict.items() if key.startswith("backbone.")}
+
+
+class GoldenNet(nn.Module):
+    """The miniature classifier of the golden data, with its official weights."""
+
+    def __init__(self, weights, dtype):
+        super().__init__()
+        self.backbone = mini()
+        self.head = nn.ModuleDict({"fc": nn.Linear(64, 10)})
+        self.load_state_dict(convert_spach(weights))
+        self.to(dtype).eval()
+
+    def forward(self, x):
+        return self.head.fc(self.backbone(x)[-1].mean((2, 3)))
+
+
+@pytest.fixture(params=[torch.float64, torch.float32], ids=["float64", "float32"])
+def parity(request, golden, golden_group):
+    """A golden network in one precision, its input, and that precision's tolerance."""
+    net = GoldenNet(golden_group("state_dict/"), request.param)
+    x = golden["input"].to(request.param).clone().requires_grad_()
+    return net, x, 1e-6 if request.param == torch.float64 else 1e-5
+
+
+@pytest.mark.parametrize("stage", range(4))
+def test_every_stage_equals_the_official_one(parity, golden, relative_error, stage):
+    net, x, tolerance = parity
+    maps = {}
+    net.backbone.stages[stage].register_forward_hook(lambda module, args, out: maps.update(out=out))
+    net(x)
+    assert relative_error(maps["out"], golden[f"stage{stage}"]) < tolerance
+
+
+def test_logits_equal_the_official_ones(parity, golden, relative_error):
+    net, x, tolerance = parity
+    assert relative_error(net(x), golden["logits"]) < tolerance
+
+
+def test_every_gradient_equals_the_official_one(parity, golden, golden_group, relative_error):
+    net, x, tolerance = parity
+    net(x).square().sum().backward()
+    wanted = convert_spach(golden_group("grad/"))
+    gradients = {name: parameter.grad for name, parameter in net.named_parameters()}
+    assert gradients.keys() == wanted.keys()
+    errors = {name: relative_error(gradients[name], wanted[name]) for name in wanted}
+    errors["input"] = relative_error(x.grad, golden["input_grad"])
+    assert max(errors.values()) < tolerance, errors
+
+
+@pytest.mark.parametrize("arch", OFFICIAL)
+def test_parameters_equal_the_official_count_and_keys(arch):
+    with torch.device("meta"):
+        net = nn.ModuleDict({"backbone": SMLPNet(arch), "head": nn.ModuleDict({"fc": None})})
+        net["head"]["fc"] = nn.Linear(net["backbone"].channels[-1], 1000)
+        official = convert_spach({key: torch.empty(shape) for key, shape in OFFICIAL[arch]["keys"].items()})
+    assert {k: v.shape for k, v in net.state_dict().items()} == {k: v.shape for k, v in official.items()}
+    counts = {"tiny": 24_123_584, "small": 48_558_136, "base": 65_880_408}
+    assert sum(p.numel() for p in net.parameters()) == OFFICIAL[arch]["params"] == counts[arch]
+
+
+STANDING_SIZES = [(1, 1), (1, 70), (70, 1), (3, 5), (31, 33), (61, 83), (64, 64), (65, 68), (128, 40)]
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("height", "width"), STANDING_SIZES)
+def test_maps_have_ceil_sizes_and_finite_values_at_any_size(height, width, method):
+    net = mini(interpolation=method).eval()
+    maps = net(torch.randn(2, 3, height, width))
+    wanted = [(2, 8 * 2**i, -(-height // 2 ** (i + 2)), -(-width // 2 ** (i + 2))) for i in range(4)]
+    assert [tuple(m.shape) for m in maps] == wanted
+    assert all(m.isfinite().all() for m in maps)
+
+
+@pytest.mark.parametrize("size", [225, 226, 227, 228])
+def test_sizes_that_put_every_grid_one_position_off_the_anchor(size):
+    net = SMLPNet("tiny").eval()
+    grids = [module.shape[2] for module in net(torch.randn(1, 3, size, size))]
+    assert grids == [height + 1 for height, _ in net.grids]
+
+
+@settings(deadline=None, max_examples=30)
+@given(height=st.integers(1, 150), width=st.integers(1, 150), batch=st.integers(1, 3))
+def test_any_size_gives_the_same_for_an_image_alone_and_in_a_batch(height, width, batch):
+    torch.manual_seed(height * 151 + width)
+    net = mini().double().eval()
+    x = torch.randn(batch, 3, height, width, dtype=torch.float64)
+    for together, alone in zip(net(x), net(x[-1:])):
+        torch.testing.assert_close(together[-1:], alone)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("height", "width"), [(64, 64), (48, 80), (65, 97)])
+def test_transposing_map_axis_weights_and_kernels_transposes_the_output(height, width, method):
+    net = mini(interpolation=method).double().eval()
+    mirrored = copy.deepcopy(net)
+    for module in mirrored.modules():
+        if isinstance(module, nn.Conv2d):
+            module.weight.data = module.weight.data.transpose(2, 3)
+        if hasattr(module, "mix_w"):
+            module.mix_w.weight, module.mix_h.weight = module.mix_h.weight, module.mix_w.weight
+            module.mix_w.bias, module.mix_h.bias = module.mix_h.bias, module.mix_w.bias
+            fused = module.fuse.weight.data.chunk(3, 1)
+            module.fuse.weight.data = torch.cat((fused[0], fused[2], fused[1]), 1)
+    x = torch.randn(1, 3, height, width, dtype=torch.float64)
+    for a, b in zip(mirrored(x.transpose(2, 3)), net(x)):
+        torch.testing.assert_close(a, b.transpose(2, 3))
+
+
+def test_forward_leaves_no_state_behind():
+    net = mini().eval()
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    attributes = {name: set(vars(module)) for name, module in net.named_modules()}
+    x = torch.randn(1, 3, 64, 64)
+    first = net(x)
+    net(torch.randn(2, 3, 90, 33))
+    assert all(torch.equal(a, b) for a, b in zip(first, net(x)))
+    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+    assert attributes == {name: set(vars(module)) for name, module in net.named_modules()}
+
+
+def test_training_steps_take_a_different_size_every_time():
+    net = mini(drop_path_rate=0.1)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3)
+    for size in ((64, 64), (40, 90), (97, 33), (65, 65)):
+        optimizer.zero_grad()
+        sum(m.mean() for m in net(torch.randn(2, 3, *size))).backward()
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
+        optimizer.step()
+
+
+@pytest.mark.parametrize("out_indices", [(0, 1, 2, 3), (3, 0), (2, 1), (-1,), (-1, -3), 1, -2])
+def test_out_indices_select_maps_in_any_order(out_indices):
+    every, net = mini().eval(), mini(out_indices=out_indices).eval()
+    net.load_state_dict({k: v for k, v in every.state_dict().items() if k in net.state_dict()})
+    x = torch.randn(1, 3, 64, 64)
+    maps = every(x)
+    indices = (out_indices,) if isinstance(out_indices, int) else out_indices
+    got = net(x)
+    assert len(got) == len(indices)
+    assert all(torch.equal(got[k], maps[i]) for k, i in enumerate(indices))
+
+
+@pytest.mark.parametrize(("out_indices", "built"), [((0,), 1), ((1, 0), 2), (-2, 3), ((3,), 4)])
+def test_unused_stages_are_not_built(out_indices, built):
+    net = mini(out_indices=out_indices)
+    assert len(net.stages) == len(net.downsample_layers) == built
+    assert hasattr(net, "norm3") == (built == 4)
+
+
+def test_out_norm_adds_norms_that_start_as_the_identity():
+    plain, normed = mini().eval(), mini(out_norm=True).eval()
+    result = normed.load_state_dict(plain.state_dict(), strict=False)
+    assert {key.split(".")[0] for key in result.missing_keys} == {"norm0", "norm1", "norm2"}
+    x = torch.randn(1, 3, 64, 64)
+    for a, b in zip(normed(x), plain(x)):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)  # eps of the batch norms
+
+
+@pytest.mark.parametrize("frozen_stages", [-1, 0, 1, 3, 4])
+def test_frozen_stages_get_no_gradients_and_stay_in_eval_mode_after_train(frozen_stages):
+    net = mini(frozen_stages=frozen_stages).eval().train()
+    frozen = [net.downsample_layers[0]] if frozen_stages >= 0 else []
+    for i in range(max(frozen_stages, 0)):
+        frozen += [net.downsample_layers[i], net.stages[i]]
+    frozen_ids = {id(p) for module in frozen for p in module.parameters()}
+    assert all(p.requires_grad == (id(p) not in frozen_ids) for p in net.parameters())
+    assert not any(m.training for module in frozen for m in module.modules())
+    assert all(stage.training for stage in net.stages[max(frozen_stages, 0) :])
+
+
+def test_frozen_stages_are_unchanged_by_a_step():
+    net = mini(frozen_stages=2).train()
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    optimizer = torch.optim.AdamW((p for p in net.parameters() if p.requires_grad), lr=0.1)
+    sum(m.sum() for m in net(torch.randn(2, 3, 64, 64))).backward()
+    optimizer.step()
+    changed = {key for key, value in net.state_dict().items() if not torch.equal(value, before[key])}
+    assert changed
+    prefixes = ("stages.2", "stages.3", "downsample_layers.2", "downsample_layers.3", "norm3")
+    assert all(key.startswith(prefixes) for key in changed)
+
+
+@pytest.mark.parametrize("norm_eval", [False, True])
+def test_norm_eval_keeps_batch_norms_in_eval_mode_after_train(norm_eval):
+    net = mini(norm_eval=norm_eval).train()
+    assert {m.training for m in net.modules() if isinstance(m, nn.BatchNorm2d)} == {not norm_eval}
+    assert net.training
+
+
+@pytest.mark.parametrize("call", ["train", "eval"])
+def test_train_and_eval_return_the_module(call):
+    net = mini()
+    assert getattr(net, call)() is net
+
+
+def test_with_cp_gives_the_same_maps_gradients_and_statistics():
+    plain, recomputed = mini(), mini(with_cp=True)
+    recomputed.load_state_dict(plain.state_dict())
+    x = torch.randn(2, 3, 70, 50)
+    results = []
+    for net in (plain, recomputed):
+        maps = net(x)
+        sum(m.square().mean() for m in maps).backward()
+        results.append([*maps, *(p.grad for p in net.parameters()), *net.buffers()])
+    for a, b in zip(*results):
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
+def test_bf16_autocast_stays_close_to_float32():
+    net = mini().eval()
+    x = torch.randn(1, 3, 90, 70)
+    with torch.autocast("cpu", torch.bfloat16):
+        low = net(x)
+    for a, b in zip(low, net(x)):
+        assert (a.float() - b).abs().max() < 0.05 * b.abs().max()
+
+
+def test_drop_path_rates_grow_linearly_over_all_blocks():
+    rates = [block.drop_path.rate for stage in SMLPNet("small").stages for block in stage]
+    assert rates == pytest.approx(torch.linspace(0, 0.2, 38).tolist())
+
+
+@pytest.mark.parametrize(("img_size", "grids"), [(64, (16, 8, 4, 2)), (100, (25, 13, 7, 4))])
+def test_img_size_sets_the_anchor_grids(img_size, grids):
+    assert mini(img_size=img_size).grids == [(g, g) for g in grids]
+
+
+def test_a_rectangular_img_size_is_height_then_width():
+    block = mini(img_size=(64, 96)).stages[0][0].sparse_mlp
+    assert (block.mix_h.length, block.mix_w.length) == (16, 24)
+
+
+@pytest.mark.parametrize("name", ["mmsmlp.SMLPNet", "mmsmlp.sMLPNet", SMLPNet])
+def test_the_registry_builds_it_by_name_and_by_class(name):
+    assert type(ROOT_MODELS.build({"type": name, "arch": MINI, "img_size": 64})) is SMLPNet
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"arch": "huge"}, "unknown arch 'huge', choose one of 'tiny', 'small', 'base'"),
+        ({"arch": {"depths": (1, 1)}}, "an arch dict has the keys embed_dims and depths"),
+        ({"arch": {**MINI, "heads": 4}}, "got 'embed_dims', 'depths', 'heads'"),
+        ({"arch": {"embed_dims": 8, "depths": (1, 0)}}, "must be positive"),
+        ({"interpolation": "nearest"}, "unknown interpolation 'nearest'"),
+        ({"out_indices": (0, 4)}, r"from -4 to 3, got \(0, 4\)"),
+        ({"out_indices": (0, -4)}, "distinct"),
+        ({"out_indices": ()}, "distinct"),
+        ({"img_size": 0}, "img_size must be a positive int or"),
+        ({"img_size": (64, 64, 3)}, r"got \(64, 64, 3\)"),
+        ({"frozen_stages": 5}, "frozen_stages must be -1 .* to 4, got 5"),
+        ({"drop_path_rate": 1.5}, "drop path rate"),
+        ({"norm_cfg": {"type": "GN"}}, "'BN', 'SyncBN', got 'GN'"),
+    ],
+)
+def test_a_wrong_argument_is_named_with_the_good_ones(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        SMLPNet(**{"arch": MINI, **kwargs})
+
+
+@pytest.mark.parametrize("shape", [(3, 64, 64), (1, 4, 64, 64), (1, 3, 0, 64), (1, 3, 64, 64, 1)])
+def test_a_wrong_input_is_named_with_what_was_expected(shape):
+    with pytest.raises(ValueError, match=r"takes images \(N, 3, H, W\) with H, W >= 1, got"):
+        mini()(torch.zeros(shape))
+
+
+def test_a_state_dict_makes_the_round_trip():
+    given, net = mini(), mini()
+    net.load_state_dict(copy.deepcopy(given.state_dict()))
+    assert all(torch.equal(value, net.state_dict()[key]) for key, value in given.state_dict().items())
+
+
+def checkpoint_of(net: nn.Module, path, prefix: str = "") -> str:
+    torch.save({"state_dict": {prefix + key: value for key, value in net.state_dict().items()}, "meta": {}}, path)
+    return str(path)
+
+
+@pytest.mark.parametrize("way", ["load_state_dict", "init_cfg", "init_cfg with prefix", "load_checkpoint"])
+def test_every_loading_path_resizes_to_the_own_anchor(way, tmp_path):
+    """`load_checkpoint` is what mmengine's `load_from` calls."""
+    given = mini(img_size=96)
+    if way == "load_state_dict":
+        net = mini()
+        net.load_state_dict(given.state_dict())
+    elif way == "load_checkpoint":
+        net = mini()
+        load_checkpoint(net, checkpoint_of(given, tmp_path / "given.pth"))
+    else:
+        prefix = "backbone." if "prefix" in way else ""
+        init_cfg = {"type": "Pretrained", "checkpoint": checkpoint_of(given, tmp_path / "given.pth", prefix)}
+        net = mini(init_cfg={**init_cfg, "prefix": prefix} if prefix else init_cfg)
+        net.init_weights()
+    own, others = net.state_dict(), given.state_dict()
+    assert own["stages.0.0.sparse_mlp.mix_w.weight"].shape == (16, 16)
+    for key, value in others.items():
+        wanted = resize_axis_weight(value, len(own[key])) if key.endswith(("mix_h.weight", "mix_w.weight")) else value
+        assert key.endswith(("mix_h.bias", "mix_w.bias")) or torch.equal(own[key], wanted), key
+
+
+def test_a_resized_checkpoint_equals_the_original_at_the_new_anchor():
+    given, net = mini(img_size=64).double().eval(), mini(img_size=96).double().eval()
+    net.load_state_dict(given.state_dict())
+    x = torch.randn(1, 3, 96, 96, dtype=torch.float64)
+    for a, b in zip(net(x), given(x)):
+        torch.testing.assert_close(a, b)
