@@ -14,9 +14,9 @@ except ModuleNotFoundError as error:
 def coco_annotation(mask: np.ndarray, image_id: int, annotation_id: int, category_id: int) -> dict:
     """Describes one object by its mask.
 
-    The mask is stored as compressed run-length encoding (RLE), since that gives exactly the same mask back in pycocotools
-    and in mmdet's ``LoadAnnotations(with_mask=True, poly2mask=True)`` for every shape, with holes and in several pieces;
-    polygons do so for some shapes only.
+    The mask is stored as compressed run-length encoding (RLE): pycocotools and mmdet's
+    ``LoadAnnotations(with_mask=True, poly2mask=True)`` give exactly the same mask back, whatever its shape. Polygons
+    would not do for masks with holes.
 
     Args:
         mask: (H, W) bool, true on the object's visible pixels.
@@ -25,8 +25,8 @@ def coco_annotation(mask: np.ndarray, image_id: int, annotation_id: int, categor
         category_id: the ``id`` of the category in the same file.
 
     Returns:
-        An entry of COCO's ``annotations``, plain JSON types only: ``bbox`` is [x, y, width, height] in pixels and encloses
-        the mask tightly, ``area`` is the number of the mask's pixels, ``iscrowd`` is 0.
+        An entry of COCO's ``annotations``, plain JSON types only: ``bbox`` is [x, y, width, height] in pixels and
+        encloses the mask tightly, ``area`` is the number of the mask's pixels, ``iscrowd`` is 0.
 
     Raises:
         ValueError: the mask is not 2-D, not bool or empty, or the annotation id is below 1.
@@ -68,8 +68,8 @@ def write_coco(
         The path written.
 
     Raises:
-        ValueError: an id is used twice, or an annotation names an unknown image or category: pycocotools would drop or mix
-            up such entries without a word.
+        ValueError: an id is used twice, or an annotation names an unknown image or category: pycocotools would drop or
+            mix up such entries without a word.
         OSError: the file cannot be written.
     """
     ids = {}
@@ -79,10 +79,9 @@ def write_coco(
             raise ValueError(f"{kind} ids must be unique, got {sorted(entry['id'] for entry in entries)}")
     for annotation in annotations:
         for kind in ("image", "category"):
-            if annotation[f"{kind}_id"] not in ids[kind]:
-                raise ValueError(
-                    f"annotation {annotation['id']} names {kind} {annotation[f'{kind}_id']}, known are {sorted(ids[kind])}"
-                )
+            named = annotation[f"{kind}_id"]
+            if named not in ids[kind]:
+                raise ValueError(f"annotation {annotation['id']} names {kind} {named}, known are {sorted(ids[kind])}")
     content = {"info": info or {}, "images": images, "annotations": annotations, "categories": categories}
     path = Path(path)
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

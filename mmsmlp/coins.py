@@ -1,6 +1,7 @@
 """The built-in data set: 24 coins in one real photograph, for stock mmdet and mmseg data sets.
 
-Photograph: ``skimage.data.coins()``, Greek coins from Pompeii, Brooklyn Museum Collection, no known copyright restrictions.
+Photograph: ``skimage.data.coins()``, Greek coins from Pompeii, Brooklyn Museum Collection, no known copyright
+restrictions.
 Labels: *algorithmic*, by the classical watershed segmentation of scikit-image's gallery
 (https://scikit-image.org/docs/stable/auto_examples/applications/plot_coins_segmentation.html); nobody drew them.
 """
@@ -29,16 +30,16 @@ except ModuleNotFoundError as error:
         f'mmsmlp.coins needs scikit-image, SciPy and Pillow ({error}): pip install "mmsmlp[demo]"'
     ) from error
 
-# The coins lie in four rows. Rows 145 to 155 of the photograph touch none of them, so this cut leaves every coin whole: 12 in
-# each part. No column does that near the middle: every one from 80 to 379 crosses a coin.
+# The coins lie in four rows, and none touches pixel rows 145 to 155, so this cut leaves all of them whole, 12 in each
+# part. No vertical cut does that: every one from 81 to 381 goes through a coin.
 PARTS = {"train": slice(0, 150), "val": slice(150, 303)}
 CATEGORIES = [{"id": 1, "name": "coin"}]
 INFO = {
-    "description": "scikit-image's coins photograph, cut into two parts. The labels are algorithmic: a watershed on the "
-    "Sobel gradient; nobody drew or checked them.",
+    "description": "scikit-image's coins photograph, cut into two parts. The labels are algorithmic: a watershed of "
+    "the Sobel gradient; nobody drew them.",
     "url": "https://www.brooklynmuseum.org/opencollection/archives/image/51611",
-    "contributor": "photograph: Brooklyn Museum Collection, no known copyright restrictions, as shipped with scikit-image; "
-    "labels: mmsmlp.coins",
+    "contributor": "photograph: Brooklyn Museum Collection, no known copyright restrictions, as shipped with "
+    "scikit-image; labels: mmsmlp.coins",
     "version": "1.0",
 }
 _MIN_AREA = 100  # pixels; the watershed leaves one speck of 2, the smallest coin has 1077
@@ -92,8 +93,8 @@ def write_coins(root: str | Path, overwrite: bool = False) -> Path:
     """Writes the set to disk, for mmdet's ``CocoDataset`` and mmseg's ``BaseSegDataset``.
 
     For each part: ``images/<part>/coins.png`` (8-bit grey; the stock loaders give three equal channels),
-    ``annotations/instances_<part>.json`` (COCO) and ``labels/<part>/coins.png`` (8-bit, 0 background, 1 coin). The folder appears
-    complete or not at all. A complete set is left untouched, and so is everything that is not a coins set.
+    ``annotations/instances_<part>.json`` (COCO) and ``labels/<part>/coins.png`` (8-bit, 0 background, 1 coin). The
+    folder appears complete or not at all. A complete set is left untouched, and so is all that is not a coins set.
 
     Args:
         root: the set's folder; missing parent folders are made.
@@ -103,7 +104,8 @@ def write_coins(root: str | Path, overwrite: bool = False) -> Path:
         ``root``.
 
     Raises:
-        FileExistsError: ``root`` is a file, holds files which are not the set's, or a damaged set (without ``overwrite``).
+        FileExistsError: ``root`` is a file, holds files that are not the set's, or (without ``overwrite``) holds a
+            damaged set.
         OSError: ``root`` cannot be written (its subclass says why, for example ``PermissionError``).
     """
     root = Path(root)
@@ -127,8 +129,7 @@ def write_coins(root: str | Path, overwrite: bool = False) -> Path:
             f"cannot write the coins set to {root}: {error.strerror or error}. Choose a writable folder with 1 MB free"
         )
         raise OSError(error.errno, reason) from error
-    counts = " and ".join(f"{len(part.masks)} {name}" for name, part in split().items())
-    print_log(f"{root}: wrote the coins set, {counts} coins", logger="current")
+    print_log(f"{root}: wrote the coins set", logger="current")
     return root
 
 
@@ -229,7 +230,7 @@ def _refuse_others(root: Path, contents: dict, overwrite: bool) -> None:
             found, name = True, path.relative_to(root).as_posix()
             if name not in contents:
                 raise FileExistsError(
-                    f"{root} holds files that are not of the coins set ({name}): choose another folder, or move them away"
+                    f"{root} holds files other than the coins set's ({name}): choose another folder or move them away"
                 )
     if found and not overwrite:
         raise FileExistsError(

@@ -1,0 +1,135 @@
+"""Count the operations of a model by running it once: multiply-accumulates, split by what they are spent on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import torch
+from mmengine.config import Config
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import MODELS, init_default_scope
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from mmsmlp.layers import AxisLinear, ChannelMLP, LocalMixer, PatchConv, SparseMLP
+
+PARTS = ("stem and merging", "local mixing", "axis mixing", "fusion", "channel MLP", "head")
+
+
+@dataclass(frozen=True)
+class OperationCount:
+    """What one forward pass costs.
+
+    Attributes:
+        input_shape (tuple[int, ...]): (N, C, H, W) that the network saw, after the model's own padding.
+        macs (dict[str, int]): Multiply-accumulates of each of ``PARTS``; 'head' is all outside the backbone.
+        parameters (int): Number of parameters.
+    """
+
+    input_shape: tuple[int, ...]
+    macs: dict[str, int]
+    parameters: int
+
+    @property
+    def total_macs(self) -> int:
+        """Multiply-accumulates of the whole pass."""
+        return sum(self.macs.values())
+
+
+def count_macs(model: nn.Module, run: Callable[[], object]) -> dict[str, int]:
+    """Count the multiply-accumulates of one call, by PyTorch's own operator counter.
+
+    Convolutions and matrix products count, as everywhere in the field; norms, activations and pooling do not. On top
+    of PyTorch's counter come the operators that resize axis parameters and that it leaves out: matrix-vector products
+    and bicubic interpolation (16 taps a value). Resize matrices are built once per size and cached; that is not
+    counted.
+
+    Args:
+        model (nn.Module): The model, containing an SMLPNet or its layers.
+        run (Callable): Calls the model, e.g. ``lambda: model(x)``.
+
+    Returns:
+        dict[str, int]: Multiply-accumulates of each of ``PARTS``.
+    """
+    counter = FlopCounterMode(display=False, custom_mapping=_RESIZING_OPERATORS)
+    parts = dict.fromkeys(PARTS, 0)
+    with ExitStack() as hooks:
+        for module in model.modules():
+            for part, counted in _counted_modules(module):
+                meter = _Meter(counter, parts, part)
+                hooks.callback(counted.register_forward_pre_hook(meter.start).remove)
+                hooks.callback(counted.register_forward_hook(meter.stop).remove)
+        with torch.no_grad(), counter:
+            run()
+    parts["head"] = counter.get_total_flops() // 2 - sum(parts.values())
+    return parts
+
+
+def count_config(config: str | Config, shape: tuple[int, int]) -> OperationCount:
+    """Count the operations of a config's whole model on one image.
+
+    Args:
+        config (str | Config): A classifier's, detector's or segmentor's config, as a path or loaded.
+        shape (tuple[int, int]): Height and width of the image in pixels; the model's own padding comes on top.
+
+    Returns:
+        OperationCount: Counts of a pass in ``mode='tensor'`` (a two-stage detector runs its heads on its own
+            proposals, up to the limits of its ``test_cfg``).
+    """
+    cfg = config if isinstance(config, Config) else Config.fromfile(config)
+    scope = cfg.get("default_scope", "mmengine")
+    init_default_scope(scope)
+    model = revert_sync_batchnorm(MODELS.build(cfg.model)).eval()
+    data = {"inputs": [torch.zeros(3, *shape, dtype=torch.uint8)]}
+    if scope == "mmdet":
+        from mmdet.structures import DetDataSample
+
+        meta = {"img_id": 0, "img_shape": shape, "ori_shape": shape, "scale_factor": (1.0, 1.0)}
+        data["data_samples"] = [DetDataSample(metainfo=meta)]
+    data = model.data_preprocessor(data, False)
+    return OperationCount(
+        input_shape=tuple(data["inputs"].shape),
+        macs=count_macs(model, lambda: model(**data, mode="tensor")),
+        parameters=sum(p.numel() for p in model.parameters()),
+    )
+
+
+class _Meter:
+    """Adds what is counted between a module's start and stop to its part."""
+
+    def __init__(self, counter: FlopCounterMode, parts: dict[str, int], part: str):
+        self.counter, self.parts, self.part = counter, parts, part
+        self.before = 0
+
+    def start(self, *_) -> None:
+        self.before = self.counter.get_total_flops()
+
+    def stop(self, *_) -> None:
+        self.parts[self.part] += (self.counter.get_total_flops() - self.before) // 2
+
+
+def _counted_modules(module: nn.Module):
+    """Parts that a module is itself, or has below it; no two of them overlap."""
+    by_type = {
+        PatchConv: "stem and merging",
+        LocalMixer: "local mixing",
+        AxisLinear: "axis mixing",
+        ChannelMLP: "channel MLP",
+    }
+    if type(module) in by_type:
+        yield by_type[type(module)], module
+    elif isinstance(module, SparseMLP):
+        yield "fusion", module.fuse
+
+
+def _matrix_vector_flop(matrix, vector, *_, **__) -> int:
+    return 2 * matrix[0] * matrix[1]
+
+
+def _bicubic_flop(*_, out_shape=None, **__) -> int:
+    return 2 * 16 * torch.Size(out_shape).numel()
+
+
+_RESIZING_OPERATORS = {torch.ops.aten.mv: _matrix_vector_flop, torch.ops.aten.upsample_bicubic2d: _bicubic_flop}
