@@ -6,20 +6,16 @@ Labels: *algorithmic*, by the classical watershed segmentation of scikit-image's
 (https://scikit-image.org/docs/stable/auto_examples/applications/plot_coins_segmentation.html); nobody drew them.
 """
 
-import contextlib
 import io
 import json
-import os
-import shutil
-import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from mmengine.logging import print_log
 
-from .coco import coco_annotation, mask_utils, write_coco
+from mmsmlp.coco import coco_annotation, mask_utils, write_coco
+from mmsmlp.files import atomic_directory, atomic_file
 
 try:
     from PIL import Image, ImageDraw, ImageFont
@@ -133,38 +129,6 @@ def write_coins(root: str | Path, overwrite: bool = False) -> Path:
     return root
 
 
-@contextlib.contextmanager
-def atomic_directory(root: str | Path, overwrite: bool = False) -> Iterator[Path]:
-    """Yields a temporary folder beside ``root`` that becomes ``root`` if the block succeeds, and vanishes if it raises.
-
-    Args:
-        root: the folder to make; missing parents are made, and removed again on failure. A link is followed.
-        overwrite: replace ``root`` where it exists; otherwise only an empty folder is.
-
-    Raises:
-        OSError: the folder cannot be made, or ``root`` is not empty and ``overwrite`` is false.
-    """
-    root = Path(os.path.realpath(root))
-    new_parents = [parent for parent in root.parents if not parent.exists()]  # the deepest first
-    # Not tempfile.mkdtemp: its folders are closed to other users whatever the umask says.
-    new = root.with_name(f".{root.name}.{uuid.uuid4().hex[:8]}.partial")
-    old = new.with_suffix(".old")
-    try:
-        new.mkdir(parents=True)
-        yield new
-        if overwrite and root.exists():
-            os.replace(root, old)
-        os.replace(new, root)
-    finally:
-        if old.exists() and not root.exists():
-            os.replace(old, root)
-        for leftover in (new, old):
-            shutil.rmtree(leftover, ignore_errors=True)
-        for parent in new_parents:
-            with contextlib.suppress(OSError):  # not empty: it holds the set
-                parent.rmdir()
-
-
 def draw_annotations(root: str | Path, out: str | Path) -> Path:
     """Draws the outlines, boxes and ids of a written set's annotations over the photograph, three times enlarged.
 
@@ -185,8 +149,8 @@ def draw_annotations(root: str | Path, out: str | Path) -> Path:
     picture = np.concatenate([_draw_part(root, name) for name in PARTS])
     seam = PARTS["val"].start * _ENLARGE
     picture[seam - 1 : seam + 1] = 255
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_bytes(_png(picture))
+    with atomic_file(out) as new:
+        new.write_bytes(_png(picture))
     return out
 
 

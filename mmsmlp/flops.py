@@ -43,12 +43,12 @@ def count_macs(model: nn.Module, run: Callable[[], object]) -> dict[str, int]:
 
     Convolutions and matrix products count, as everywhere in the field; norms, activations and pooling do not. On top
     of PyTorch's counter come the operators that resize axis parameters and that it leaves out: matrix-vector products
-    and bicubic interpolation (16 taps a value). Resize matrices are built once per size and cached; that is not
-    counted.
+    and bicubic interpolation (16 taps a value). Applying resize matrices to weights counts; building them does not,
+    since that happens once per size.
 
     Args:
         model (nn.Module): The model, containing an SMLPNet or its layers.
-        run (Callable): Calls the model, e.g. ``lambda: model(x)``.
+        run (Callable): Calls the model, e.g. ``lambda: model(x)``. Called twice, the second call is counted.
 
     Returns:
         dict[str, int]: Multiply-accumulates of each of ``PARTS``.
@@ -61,8 +61,11 @@ def count_macs(model: nn.Module, run: Callable[[], object]) -> dict[str, int]:
                 meter = _Meter(counter, parts, part)
                 hooks.callback(counted.register_forward_pre_hook(meter.start).remove)
                 hooks.callback(counted.register_forward_hook(meter.stop).remove)
-        with torch.no_grad(), counter:
-            run()
+        with torch.no_grad():
+            run()  # builds the resize matrices
+            parts.update(dict.fromkeys(PARTS, 0))
+            with counter:
+                run()
     parts["head"] = counter.get_total_flops() // 2 - sum(parts.values())
     return parts
 

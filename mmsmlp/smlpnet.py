@@ -124,7 +124,7 @@ class SMLPNet(BaseModule):
 
         Returns:
             tuple[Tensor, ...]: Maps (N, C, ceil(H / stride), ceil(W / stride)) in the order of ``out_indices``, with
-                strides 4, 8, 16, 32, in channels-last memory.
+                strides 4, 8, 16, 32, contiguous in memory.
 
         Raises:
             ValueError: If ``x`` is not four-dimensional, has other channels or an empty axis.
@@ -137,7 +137,9 @@ class SMLPNet(BaseModule):
             x = stage(downsample(x))
             if i in self.out_indices:
                 norm = getattr(self, f"norm{i}", None)
-                maps[i] = x if norm is None else norm(x)
+                # mmcv's RoIAlign and its kin read memory as if it were (N, C, H, W) in order, whatever the strides
+                # say: with channels-last maps a detector trains on scrambled features, without an error.
+                maps[i] = (x if norm is None else norm(x)).contiguous()
         return tuple(maps[i] for i in self.out_indices)
 
     def train(self, mode: bool = True) -> SMLPNet:

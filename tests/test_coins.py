@@ -18,7 +18,7 @@ pytest.importorskip("pycocotools", reason="the demo extra is not installed")
 from PIL import Image
 from scipy import ndimage
 
-from mmsmlp import coins
+from mmsmlp import coins, files
 
 TOOL = Path(__file__).parents[1] / "tools" / "make_coins.py"
 NAMES = ("train", "val")
@@ -320,7 +320,7 @@ def test_an_interrupted_overwrite_keeps_the_old_set(built, tmp_path, monkeypatch
     if call == 1:
         monkeypatch.setattr(coins, "_png", _fail_on_call(coins._png, KeyboardInterrupt))
     else:
-        monkeypatch.setattr(coins.os, "replace", _fail_on_call(os.replace, KeyboardInterrupt, call - 1))
+        monkeypatch.setattr(files.os, "replace", _fail_on_call(os.replace, KeyboardInterrupt, call - 1))
     with pytest.raises(KeyboardInterrupt):
         coins.write_coins(root, overwrite=True)
     assert _files(root) == _files(built)
@@ -345,11 +345,11 @@ def test_two_builders_at_once_agree(built, tmp_path, monkeypatch):
     replace = os.replace
 
     def overtaken(source, target):
-        monkeypatch.setattr(coins.os, "replace", replace)
+        monkeypatch.setattr(files.os, "replace", replace)
         coins.write_coins(root)
         replace(source, target)
 
-    monkeypatch.setattr(coins.os, "replace", overtaken)
+    monkeypatch.setattr(files.os, "replace", overtaken)
     assert coins.write_coins(root) == root
     assert _files(root) == _files(built)
     assert [path.name for path in tmp_path.iterdir()] == ["coins"]

@@ -134,6 +134,14 @@ def test_transposing_map_axis_weights_and_kernels_transposes_the_output(height, 
         torch.testing.assert_close(a, b.transpose(2, 3))
 
 
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("out_norm", [False, True])
+def test_maps_are_contiguous(out_norm, memory_format):
+    """mmcv's RoIAlign ignores strides: channels-last maps would reach a detector's heads scrambled, silently."""
+    x = torch.randn(1, 3, 64, 64).contiguous(memory_format=memory_format)
+    assert all(m.is_contiguous() for m in mini(out_norm=out_norm).eval()(x))
+
+
 def test_forward_leaves_no_state_behind():
     net = mini().eval()
     before = {key: value.clone() for key, value in net.state_dict().items()}

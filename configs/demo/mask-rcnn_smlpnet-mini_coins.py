@@ -14,19 +14,20 @@ model = dict(
         type="mmsmlp.SMLPNet",
         arch=dict(embed_dims=24, depths=(1, 1, 2, 1)),
         img_size=160,
+        out_norm=True,
     ),
     neck=dict(in_channels=[24, 48, 96, 192], out_channels=64),
     rpn_head=dict(in_channels=64, feat_channels=64),
     roi_head=dict(
-        bbox_roi_extractor=dict(out_channels=64),
+        bbox_roi_extractor=dict(out_channels=64, roi_layer=dict(sampling_ratio=2)),
         bbox_head=dict(in_channels=64, fc_out_channels=256, num_classes=1),
-        mask_roi_extractor=dict(out_channels=64),
-        mask_head=dict(in_channels=64, conv_out_channels=64, num_convs=2, num_classes=1),
+        mask_roi_extractor=dict(out_channels=64, roi_layer=dict(sampling_ratio=2)),
+        mask_head=dict(in_channels=64, conv_out_channels=64, num_classes=1),
     ),
     # A crop holds a few coins: fewer proposals than for COCO train as well and faster.
     train_cfg=dict(
         rpn_proposal=dict(nms_pre=500, max_per_img=200),
-        rcnn=dict(sampler=dict(num=128)),
+        rcnn=dict(sampler=dict(num=64)),
     ),
     test_cfg=dict(rpn=dict(nms_pre=500, max_per_img=200)),
 )

@@ -1,0 +1,83 @@
+"""Operation counts: the paper's figures at 224, what each part is, and agreement with PyTorch's counter."""
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from mmsmlp import SMLPNet
+from mmsmlp.flops import PARTS, count_config, count_macs
+
+MINI = {"embed_dims": 8, "depths": (1, 1, 2, 1)}
+CONFIG = "configs/demo/mask-rcnn_smlpnet-mini_coins.py"
+
+
+class Classifier(nn.Module):
+    """Backbone, global average pooling and a linear head: what the official counts are of."""
+
+    def __init__(self, classes=1000, **kwargs):
+        super().__init__()
+        self.backbone = SMLPNet(**kwargs)
+        self.fc = nn.Linear(self.backbone.channels[-1], classes)
+
+    def forward(self, x):
+        return self.fc(self.backbone(x)[-1].mean((2, 3)))
+
+
+@pytest.mark.parametrize(("arch", "gmacs"), [("tiny", 4.989), ("small", 10.312), ("base", 13.987)])
+def test_macs_at_224_equal_the_official_ones(arch, gmacs):
+    net = Classifier(arch=arch).eval()
+    macs = count_macs(net, lambda: net(torch.zeros(1, 3, 224, 224)))
+    assert round(sum(macs.values()) / 1e9, 3) == gmacs
+
+
+def test_parts_equal_the_formulas_at_the_anchor():
+    net = Classifier(classes=10, arch=MINI, img_size=64).eval()
+    macs = count_macs(net, lambda: net(torch.zeros(1, 3, 64, 64)))
+    blocks = [(8, 16), (16, 8), (32, 4), (32, 4), (64, 2)]  # channels C, positions n along an axis
+    assert macs == {
+        "stem and merging": 16 * 16 * 8 * 3 * 16 + sum((n * n) * c * (c // 2) * 4 for c, n in ((16, 8), (32, 4), (64, 2))),
+        "local mixing": sum(n * n * c * 9 for c, n in blocks),
+        "axis mixing": sum(2 * n * n * n * c for c, n in blocks),
+        "fusion": sum(n * n * 3 * c * c for c, n in blocks),
+        "channel MLP": sum(n * n * 6 * c * c for c, n in blocks),
+        "head": 64 * 10,
+    }
+
+
+@pytest.mark.parametrize("size", [(64, 64), (90, 70), (40, 200)])
+def test_without_matrix_vector_products_the_sum_is_torchs_own_count(size):
+    """What PyTorch's counter leaves out is the resizing of the biases, and nothing at the anchor."""
+    net = Classifier(arch=MINI, img_size=64).eval()
+    x = torch.zeros(1, 3, *size)
+    ours = sum(count_macs(net, lambda: net(x)).values())
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        net(x)
+    grids = [(-(-size[0] // s), -(-size[1] // s)) for s in (4, 8, 16, 16, 32)]
+    biases = sum(n * m for grid, n in zip(grids, (16, 8, 4, 4, 2)) for m in grid if m != n)
+    assert ours == counter.get_total_flops() // 2 + biases
+
+
+@pytest.mark.parametrize("method", ["exact", "scaled"])
+def test_resizing_the_axis_weights_is_counted_as_axis_mixing(method):
+    counts = []
+    for img_size in (96, 64):
+        net = SMLPNet(MINI, img_size=img_size, interpolation=method).eval()
+        counts.append(count_macs(net, lambda net=net: net(torch.zeros(1, 3, 96, 96))))
+    own, resized = counts
+    assert resized["axis mixing"] > own["axis mixing"]
+    assert all(own[part] == resized[part] for part in PARTS if part != "axis mixing")
+
+
+def test_counting_removes_its_hooks():
+    net = Classifier(arch=MINI, img_size=64).eval()
+    count_macs(net, lambda: net(torch.zeros(1, 3, 64, 64)))
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in net.modules())
+
+
+def test_a_config_is_counted_with_its_heads_and_its_padding():
+    count = count_config(CONFIG, (150, 200))
+    assert count.input_shape == (1, 3, 160, 224)  # pad_size_divisor=32
+    assert all(count.macs[part] > 0 for part in PARTS)
+    assert count.total_macs == sum(count.macs.values())
+    assert count.parameters > 500_000

@@ -1,0 +1,207 @@
+"""The sweep: AP beyond 100 detections, zooming pipelines, limits, errors, and the whole tool on a real detector."""
+
+import copy
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.runner import Runner
+from PIL import Image
+from pycocotools.coco import COCO
+
+from mmsmlp.coco import coco_annotation, write_coco
+from mmsmlp.coins import write_coins
+from mmsmlp.sweep import Sweep, average_precision, zoom_pipeline
+
+ROOT = Path(__file__).parents[1]
+CONFIG = ROOT / "configs/demo/mask-rcnn_smlpnet-mini_coins.py"
+
+
+@pytest.fixture(scope="module")
+def coins_root(tmp_path_factory) -> Path:
+    return write_coins(tmp_path_factory.mktemp("data") / "coins")
+
+
+@pytest.fixture(scope="module")
+def config(coins_root) -> Config:
+    """The demo's config, with the coins set in a folder of the test's own."""
+    cfg = Config.fromfile(CONFIG)
+    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+        loader.dataset.data_root = f"{coins_root}/"
+    cfg.val_evaluator.ann_file = cfg.test_evaluator.ann_file = f"{coins_root}/annotations/instances_val.json"
+    return cfg
+
+
+@pytest.fixture(scope="module")
+def checkpoint(config, tmp_path_factory) -> Path:
+    """A checkpoint after 3 real training steps."""
+    cfg = copy.deepcopy(config)
+    cfg.work_dir = str(tmp_path_factory.mktemp("run"))
+    cfg.train_cfg = {"type": "IterBasedTrainLoop", "max_iters": 3, "val_interval": 10}
+    cfg.default_hooks.checkpoint.interval = 3
+    cfg.experiment_name = "sweep_checkpoint"
+    Runner.from_cfg(cfg).train()
+    return Path(cfg.work_dir, "iter_3.pth")
+
+
+@pytest.fixture
+def many_objects(tmp_path) -> COCO:
+    """An image with 150 objects of 4 x 4 pixels."""
+    annotations = []
+    for index in range(150):
+        mask = np.zeros((60, 90), bool)
+        mask[index // 15 * 6 : index // 15 * 6 + 4, index % 15 * 6 : index % 15 * 6 + 4] = True
+        annotations.append(coco_annotation(mask, 1, index + 1, 1))
+    image = {"id": 1, "file_name": "1.png", "width": 90, "height": 60}
+    return COCO(str(write_coco(tmp_path / "set.json", [image], annotations, [{"id": 1, "name": "thing"}])))
+
+
+def predictions(coco: COCO, path: Path, count: int) -> Path:
+    """Perfect predictions of the first ``count`` objects."""
+    anns = [coco.anns[i] for i in sorted(coco.anns)[:count]]
+    keys = ("image_id", "category_id", "bbox", "segmentation")
+    path.write_text(json.dumps([{**{k: ann[k] for k in keys}, "score": 0.9} for ann in anns]))
+    return path
+
+
+@pytest.mark.parametrize("metric", ["bbox", "segm"])
+def test_all_of_150_objects_found_is_an_ap_of_1(many_objects, tmp_path, metric):
+    results = predictions(many_objects, tmp_path / "all.json", 150)
+    assert average_precision(many_objects, results, metric, 150) == (1.0, 1.0)
+
+
+def test_the_detection_limit_counts(many_objects, tmp_path):
+    results = predictions(many_objects, tmp_path / "all.json", 150)
+    ap = average_precision(many_objects, results, "bbox", 75)[0]
+    assert ap == pytest.approx(0.5, abs=0.01)
+
+
+def test_no_prediction_is_an_ap_of_0(many_objects, tmp_path):
+    results = predictions(many_objects, tmp_path / "none.json", 0)
+    assert average_precision(many_objects, results, "bbox", 100) == (0.0, 0.0)
+
+
+def test_classes_without_objects_do_not_count(many_objects, tmp_path):
+    many_objects.dataset["categories"].append({"id": 2, "name": "absent"})
+    many_objects.createIndex()
+    results = predictions(many_objects, tmp_path / "all.json", 150)
+    assert average_precision(many_objects, results, "bbox", 150)[0] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("transform", "wanted"),
+    [
+        ({"type": "Resize", "scale": (1333, 800), "keep_ratio": True}, {"scale": (2000, 1200)}),
+        ({"type": "mmdet.Resize", "scale": 512}, {"scale": (768, 768)}),
+        ({"type": "Resize", "scale_factor": 2.0}, {"scale_factor": 3.0}),
+    ],
+)
+def test_a_zoom_multiplies_the_size_that_a_pipeline_resizes_to(transform, wanted):
+    pipeline = [{"type": "LoadImageFromFile"}, dict(transform), {"type": "PackDetInputs"}]
+    zoom_pipeline(pipeline, 1.5)
+    assert pipeline[1] == {**transform, **wanted}
+    assert len(pipeline) == 3
+
+
+def test_a_zoom_adds_a_resizing_to_a_pipeline_without_one():
+    pipeline = [{"type": "LoadImageFromFile"}, {"type": "PackDetInputs"}]
+    zoom_pipeline(pipeline, 1.5)
+    assert pipeline[1] == {"type": "Resize", "scale_factor": 1.5, "keep_ratio": True}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "nothing to evaluate"),
+        ({"zooms": [1, 0]}, r"zooms must be positive, got \[1, 0\]"),
+        ({"extents": [0]}, r"extents must be positive integers, got \[0\]"),
+        ({"extents": [1.5]}, r"extents must be positive integers, got \[1.5\]"),
+        ({"zooms": [1], "symmetries": 9}, "symmetries must be 1 to 8, got 9"),
+        ({"zooms": [1], "interpolations": ["nearest"]}, "unknown interpolation 'nearest'"),
+    ],
+)
+def test_a_bad_argument_is_named(config, checkpoint, tmp_path, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Sweep(config, checkpoint, tmp_path, **arguments)
+
+
+def test_a_config_of_another_kind_is_refused(config, checkpoint, tmp_path):
+    with pytest.raises(ValueError, match="not a detection config with a COCO-format test set"):
+        Sweep(Config({"default_scope": "mmseg", "model": {}}), checkpoint, tmp_path, zooms=[1])
+
+
+@pytest.mark.parametrize(("given", "message"), [("none.pth", "does not exist"), (".", "holds no checkpoint")])
+def test_a_missing_checkpoint_is_named(config, tmp_path, given, message):
+    with pytest.raises(FileNotFoundError, match=message):
+        Sweep(config, tmp_path / given, tmp_path, zooms=[1])
+
+
+def test_a_missing_data_set_is_named(config, checkpoint, tmp_path):
+    cfg = copy.deepcopy(config)
+    cfg.test_dataloader.dataset.data_root = str(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match="nowhere/annotations/instances_val.json do not exist"):
+        Sweep(cfg, checkpoint, tmp_path, zooms=[1])
+
+
+def test_limits_grow_with_the_canvas(config, checkpoint, tmp_path):
+    sweep = Sweep(config, checkpoint, tmp_path, extents=[2])
+    own, raised = config.model.test_cfg, sweep._config_of(next(sweep.points())).model.test_cfg
+    for part, key in (("rpn", "nms_pre"), ("rpn", "max_per_img"), ("rcnn", "max_per_img")):
+        assert raised[part][key] == 4 * own[part][key]
+
+
+@pytest.fixture(scope="module")
+def swept(config, checkpoint, tmp_path_factory) -> Path:
+    """The folder that tools/sweep.py wrote, run as a user runs it."""
+    folder = tmp_path_factory.mktemp("sweep")
+    config.dump(folder / "config.py")
+    command = [sys.executable, "tools/sweep.py", folder / "config.py", checkpoint.parent, "--out", folder / "out"]
+    options = "--zoom 0.5 1 --symmetries 2 --extent 1 3 --interpolation exact naive".split()
+    result = subprocess.run([*command, *options], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "box AP / box AP50 / mask AP" in result.stdout
+    return folder / "out"
+
+
+def test_the_tool_writes_a_row_for_every_point(swept):
+    rows = json.loads((swept / "results.json").read_text())["rows"]
+    wanted = [("zoom", 0.5), ("zoom", 1), ("extent", 1), ("extent", 3)]
+    assert [(r["kind"], r["factor"], r["interpolation"]) for r in rows] == [
+        (kind, factor, method) for kind, factor in wanted for method in ("exact", "naive")
+    ]
+    assert [r["objects"] for r in rows[::2]] == [24, 24, 12, 108]
+
+
+def test_every_ap_of_the_tool_is_within_0_and_1(swept):
+    rows = json.loads((swept / "results.json").read_text())["rows"]
+    assert all(0 <= row[key] <= 1 for row in rows for key in ("bbox_mAP", "bbox_mAP_50", "segm_mAP", "segm_mAP_50"))
+
+
+def test_the_tool_records_what_made_the_results(swept):
+    results = json.loads((swept / "results.json").read_text())
+    assert results["versions"]["torch"] == str(torch.__version__)
+    assert results["seed"] == 0
+    assert results["iterations"] == 3
+    assert 0 < results["train_seconds"] < 600
+
+
+@pytest.mark.parametrize("name", ["sweep.png", "detections.png"])
+def test_the_tool_draws_pictures(swept, name):
+    with Image.open(swept / name) as picture:
+        assert min(picture.size) > 400
+        assert len(set(picture.convert("L").getdata())) > 50
+
+
+def test_a_bad_call_of_the_tool_is_one_clear_line(coins_root, tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "coins").symlink_to(coins_root)
+    command = [sys.executable, ROOT / "tools/sweep.py", CONFIG, "none.pth", "--zoom", "1"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1] == "sweep: the checkpoint none.pth does not exist"
+    assert "Traceback" not in result.stderr
