@@ -4,11 +4,11 @@ import json
 
 import pytest
 import torch
+from conftest import DATA
 from mmengine.logging import MMLogger
 from mmengine.runner import Runner
 from torch import nn
 
-from conftest import DATA
 from mmsmlp import SMLPNet
 from mmsmlp.checkpoint import convert_spach
 
@@ -35,7 +35,10 @@ def test_conversion_keeps_every_value(golden_group):
 
 @pytest.mark.parametrize(
     ("key", "message"),
-    [("token_mix.0.1.proj_x.weight", "not an official sMLPNet key: 'token_mix.0.1.proj_x.weight'"), ("fc.weight", "fc.")],
+    [
+        ("token_mix.0.1.proj_x.weight", "not an official sMLPNet key: 'token_mix.0.1.proj_x.weight'"),
+        ("fc.weight", "fc."),
+    ],
 )
 def test_a_key_that_is_not_official_is_named(golden_group, key, message):
     with pytest.raises(ValueError, match=message):

@@ -50,7 +50,8 @@ def test_there_are_24_coins_of_plausible_size():
     masks = coins.instance_masks()
     assert (masks.shape, masks.dtype) == ((24, 303, 384), np.bool_)
     areas = masks.sum(axis=(1, 2))
-    assert 1000 < areas.min() and areas.max() < 3500
+    assert areas.min() > 1000
+    assert areas.max() < 3500
 
 
 def test_coins_do_not_overlap():

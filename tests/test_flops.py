@@ -36,7 +36,8 @@ def test_parts_equal_the_formulas_at_the_anchor():
     macs = count_macs(net, lambda: net(torch.zeros(1, 3, 64, 64)))
     blocks = [(8, 16), (16, 8), (32, 4), (32, 4), (64, 2)]  # channels C, positions n along an axis
     assert macs == {
-        "stem and merging": 16 * 16 * 8 * 3 * 16 + sum((n * n) * c * (c // 2) * 4 for c, n in ((16, 8), (32, 4), (64, 2))),
+        "stem and merging": 16 * 16 * 8 * 3 * 16
+        + sum((n * n) * c * (c // 2) * 4 for c, n in ((16, 8), (32, 4), (64, 2))),
         "local mixing": sum(n * n * c * 9 for c, n in blocks),
         "axis mixing": sum(2 * n * n * n * c for c, n in blocks),
         "fusion": sum(n * n * 3 * c * c for c, n in blocks),

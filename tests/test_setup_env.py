@@ -275,15 +275,19 @@ def test_a_half_made_environment_is_made_again_and_keeps_its_wheels(bare):
 
 @pytest.fixture
 def machine(tmp_path, monkeypatch):
-    """Returns a function that puts executables with the output of nvidia-smi and nvcc in front of the PATH."""
+    """Returns a function that puts an nvidia-smi in front of the PATH and makes a CUDA toolkit that CUDA_HOME names."""
 
     def make(gpu: bool, nvcc: str) -> None:
         release = f"Cuda compilation tools, release {nvcc}, V{nvcc}.48"
         executable(tmp_path / "nvidia-smi", f"#!/bin/sh\n{'echo GPU 0: NVIDIA H100' if gpu else 'exit 9'}\n")
-        executable(tmp_path / "nvcc", f"#!/bin/sh\n{f'echo {release!r}' if nvcc else 'exit 127'}\n")
+        for folder in ("bin", "include"):
+            (tmp_path / "cuda" / folder).mkdir(parents=True)
+        (tmp_path / "cuda" / "include" / "cuda_runtime.h").touch()
+        if nvcc:
+            executable(tmp_path / "cuda" / "bin" / "nvcc", f"#!/bin/sh\necho {release!r}\n")
         monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-        for name in ("CUDA_HOME", "CUDA_PATH", "CUDA_VISIBLE_DEVICES"):
-            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("CUDA_HOME", str(tmp_path / "cuda"))
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
     return make
 
@@ -313,6 +317,26 @@ def test_a_gpu_that_the_user_hides_is_not_built_for(machine, monkeypatch, value)
     machine(True, "13.0")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", value)
     assert operators.choose_operators("13.0") == operators.Operators("cpu")
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_the_toolkit_of_the_nvcc_on_the_path_is_found(machine, tmp_path, monkeypatch, wrapped):
+    machine(True, "13.0")
+    monkeypatch.delenv("CUDA_HOME")
+    monkeypatch.delenv("CUDA_PATH", raising=False)
+    nvcc = tmp_path / "cuda" / "bin" / "nvcc"
+    if wrapped:
+        (tmp_path / "local" / "bin").mkdir(parents=True)
+        (tmp_path / "local" / "bin" / "nvcc").symlink_to(nvcc)
+        nvcc = tmp_path / "local" / "bin" / "nvcc"
+    monkeypatch.setenv("PATH", str(nvcc.parent), prepend=os.pathsep)
+    assert operators.choose_operators("13.0").cuda_home == str(tmp_path / "cuda")
+
+
+def test_an_nvcc_without_headers_does_not_count(machine, tmp_path):
+    machine(True, "13.0")
+    (tmp_path / "cuda" / "include" / "cuda_runtime.h").unlink()
+    assert "there is no nvcc" in operators.choose_operators("13.0").note
 
 
 def test_a_gpu_without_operators_is_hidden_from_every_command_which_says_so_once(bare, monkeypatch):
@@ -370,7 +394,7 @@ def test_the_pins_fit_what_the_extras_and_the_build_ask_for(extras, stack, minor
 
 
 def test_the_pins_cover_what_is_installed_here():
-    stack = next((stack for stack in STACKS.values() if shutil.which(stack.mmcv) or _has(stack.mmcv)), None)
+    stack = next((stack for stack in STACKS.values() if _has(stack.mmcv)), None)
     if stack is None:
         pytest.skip("neither stack is installed")
     pins = pinned(stack, sys.version_info.minor)

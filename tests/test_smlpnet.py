@@ -5,13 +5,13 @@ import json
 
 import pytest
 import torch
+from conftest import DATA
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.runner import load_checkpoint
 from torch import nn
 
-from conftest import DATA
 from mmsmlp import SMLPNet
 from mmsmlp.checkpoint import convert_spach
 from mmsmlp.resize import METHODS, resize_axis_weight

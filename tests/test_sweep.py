@@ -161,7 +161,7 @@ def swept(config, checkpoint, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("sweep")
     config.dump(folder / "config.py")
     command = [sys.executable, "tools/sweep.py", folder / "config.py", checkpoint.parent, "--out", folder / "out"]
-    options = "--zoom 0.5 1 --symmetries 2 --extent 1 3 --interpolation exact naive".split()
+    options = ["--zoom", "0.5", "1", "--symmetries", "2", "--extent", "1", "3", "--interpolation", "exact", "naive"]
     result = subprocess.run([*command, *options], cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert "box AP / box AP50 / mask AP" in result.stdout

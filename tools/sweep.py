@@ -17,38 +17,38 @@ from mmsmlp.plots import draw_detections, plot_sweep
 from mmsmlp.resize import METHODS
 from mmsmlp.sweep import Sweep
 
+# The points whose detections are drawn, with their titles.
+DRAWN = {("zoom", 1): "test image", ("extent", 3): "3 x 3 mirrored test images"}
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", help="a detection config with a COCO-format test set")
     parser.add_argument("checkpoint", help="a checkpoint, or a work directory whose latest one is taken")
     parser.add_argument("--zoom", type=float, nargs="+", default=[], metavar="F", help="resize the test images by F")
-    parser.add_argument("--extent", type=int, nargs="+", default=[], metavar="K", help="scenes of K x K mirrored copies")
+    parser.add_argument("--extent", type=int, nargs="+", default=[], metavar="K", help="scenes of K x K mirror images")
     parser.add_argument("--interpolation", nargs="+", choices=METHODS, default=[], help="default: the config's own")
     parser.add_argument("--symmetries", type=int, default=1, metavar="N", help="zoom under N of 8 flips and rotations")
     parser.add_argument("--out", default="work_dirs/sweep", help="folder of all that is written (default: %(default)s)")
     args = parser.parse_args()
     out = Path(args.out)
     try:
-        sweep = Sweep(
-            args.config, args.checkpoint, out, args.zoom, args.extent, args.interpolation, args.symmetries
-        )
+        sweep = Sweep(args.config, args.checkpoint, out, args.zoom, args.extent, args.interpolation, args.symmetries)
         points = list(sweep.points())
         rows = [sweep.evaluate(point) for point in track(points, "Evaluating", console=Console(stderr=True))]
         with atomic_file(out / "results.json") as new:
             new.write_text(json.dumps(sweep.summary(rows), indent=1) + "\n")
         plot_sweep(rows, out / "sweep.png")
-        shown = [p for p in points if p.interpolation == sweep.interpolations[0] and (p.kind, p.factor) in SHOWN]
+        written = ["results.json", "sweep.png"]
+        shown = [p for p in points if p.interpolation == sweep.interpolations[0] and (p.kind, p.factor) in DRAWN]
         if shown:
-            titles = {"zoom": "test image", "extent": "canvas of 3 x 3 test images"}
-            draw_detections([(titles[p.kind], p.scenes, p.predictions) for p in shown], out / "detections.png")
+            panels = [(DRAWN[p.kind, p.factor], p.scenes, p.predictions) for p in shown]
+            written.append(draw_detections(panels, out / "detections.png").name)
     except (OSError, ValueError) as error:
         sys.exit(f"sweep: {error}")
-    Console().print(table(rows))
-    Console().print(f"wrote results.json, sweep.png and detections.png to {out}" if shown else f"wrote {out}")
-
-
-SHOWN = (("zoom", 1), ("extent", 3))
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    console.print(table(rows))
+    console.print(f"wrote {', '.join(written)} to {out}")
 
 
 def table(rows: list[dict]) -> Table:

@@ -1,0 +1,61 @@
+# Every target does all the set-up it needs: `make help`.
+#
+# Variables: STACK=onedl | openmmlab      the set of OpenMMLab packages, each in an environment folder of its own
+#            PYTHON=/path/to/python3.11   the Python of that environment (default: the first that suits)
+#            SEED=0                       of `make demo`
+#            MAX_JOBS=1                   compilers at once, where mmcv's operators have to be compiled
+# pip's own variables (PIP_INDEX_URL, PIP_FIND_LINKS, ...) apply. On a machine without a GPU
+#   PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make setup
+# saves gigabytes: the pins accept 2.11.0+cpu for torch==2.11.0, which is why they carry no hashes.
+
+STACK ?= onedl
+SEED ?= 0
+
+VENV := $(if $(filter openmmlab,$(STACK)),.venv-openmmlab,.venv)
+BIN := $(VENV)/bin
+PY := $(BIN)/python
+MMDET := $(if $(filter openmmlab,$(STACK)),mmdet,mmdetection)
+
+DEMO_CONFIG := configs/demo/mask-rcnn_smlpnet-mini_coins.py
+DEMO_DIR := work_dirs/demo
+
+# With the upstream set only what needs no mmcv is tested for now; its full support is an issue of its own.
+TESTS := $(if $(filter openmmlab,$(STACK)),tests/test_resize.py tests/test_layers.py tests/test_smlpnet.py)
+
+# Any Python that runs can start the set-up, which then looks for the one that suits the stack.
+setup-env = for python in $(PYTHON) python3 python3.12 python3.11 python3.10; do \
+	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 8))' 2>/dev/null && exec "$$python" tools/setup_env $(1); \
+	done; echo "setup: no Python 3 runs here; apt-get install python3 python3-venv python3-dev" >&2; exit 1
+
+.PHONY: help setup test test-all lint constraints demo clean
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+setup: ## make the virtual environment, with mmcv's operators; nothing to do the second time
+	@$(call setup-env,--stack $(STACK) $(if $(PYTHON),--python $(PYTHON)))
+
+test: setup ## run the tests (at most 15 minutes on 2 cores) and the linter
+	$(PY) -m pytest -m "not slow" $(TESTS)
+	$(BIN)/ruff check
+
+test-all: setup ## run every test, the slow ones too (at most 90 minutes), and the linter
+	$(PY) -m pytest $(TESTS)
+	$(BIN)/ruff check
+
+lint: setup ## run the linter
+	$(BIN)/ruff check
+
+demo: setup ## train a Mask R-CNN on coins and evaluate it at sizes it never saw (10 minutes): work_dirs/demo
+	$(PY) tools/make_coins.py data/coins
+	$(BIN)/mim train $(MMDET) $(DEMO_CONFIG) --gpus 0 --work-dir $(DEMO_DIR) --cfg-options randomness.seed=$(SEED)
+	$(PY) tools/sweep.py $(DEMO_CONFIG) $(DEMO_DIR) --zoom 0.5 0.75 1 1.5 2 --symmetries 8 \
+		--extent 1 2 3 4 --interpolation exact bounded scaled naive --out $(DEMO_DIR)
+
+constraints: ## regenerate constraints/*.txt from setup.py (UPGRADE=1: take the newest versions)
+	@$(call setup-env,--constraints $(if $(UPGRADE),--upgrade))
+
+clean: ## remove the environments, build products and caches; data/ and work_dirs/ stay
+	rm -rf .venv .venv-openmmlab build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,61 @@
+"""Packaging; what belongs to development tools (build system, ruff, pytest) stands in pyproject.toml."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(r"""^__version__ = ["'](.+)["']""", (HERE / "mmsmlp" / "__init__.py").read_text("utf-8"), re.M)[1]
+README = HERE / "README.md"
+
+# Two distributions own the import names mmengine, mmcv, mmdet, mmseg and mmpretrain. So the base requirements name
+# neither, and these extras, which hold the exact versions that were tested together, exclude each other.
+# pip builds mmcv *without* its operators where no wheel fits, and without an error: `make setup` compiles them.
+ONEDL = [
+    "torch==2.11.0",
+    "torchvision==0.26.0",
+    "onedl-mmengine==0.10.12",
+    "onedl-mmcv==2.3.6",
+    "onedl-mmdetection==3.5.1",
+    "onedl-mmsegmentation==1.4.2",
+    "onedl-mmpretrain==1.3.6",
+    "onedl-mim==0.5.1",
+    # mmdetection needs imaug, whose older releases would let OpenCV 5 in
+    "imaug==0.4.3",
+    "opencv-python-headless==4.12.0.88",
+]
+OPENMMLAB = [
+    "torch==2.1.2",
+    "torchvision==0.16.2",
+    "numpy<2",
+    "mmengine==0.10.7",
+    "mmcv==2.1.0",
+    "mmdet==3.3.0",
+    "mmsegmentation==1.2.2",
+    "mmpretrain==1.2.0",
+    "openmim==0.3.9",
+    # mmsegmentation imports these and does not ask for them
+    "ftfy",
+    "regex",
+    "opencv-python-headless",
+]
+
+setup(
+    name="mmsmlp",
+    version=VERSION,
+    description="sMLPNet for OpenMMLab, at any input size: axis MLP weights that are positionally interpolated",
+    long_description=README.read_text("utf-8") if README.exists() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=find_packages(include=["mmsmlp", "mmsmlp.*"]),
+    python_requires=">=3.10",
+    install_requires=["torch"],
+    extras_require={
+        "onedl": ONEDL,
+        "openmmlab": OPENMMLAB,
+        # the coins data set, the sweep's table and the pictures
+        "demo": ["matplotlib", "pycocotools", "rich", "scikit-image"],
+        "dev": ["hypothesis", "packaging", "pytest", "ruff"],
+    },
+)

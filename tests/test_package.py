@@ -1,0 +1,71 @@
+"""The package as others meet it: what importing it loads, how configs find it, and what it says without mmengine."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import mmsmlp
+
+ROOT = Path(__file__).parents[1]
+TOOLBOXES = ("mmcv", "mmdet", "mmseg", "mmpretrain")
+
+
+def run_python(code: str, *options: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, *options, "-c", code], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    ["import mmsmlp", "from mmengine.registry import MODELS; MODELS.get('mmsmlp.SMLPNet')"],
+    ids=["import", "registry"],
+)
+def test_importing_loads_torch_and_mmengine_only(statement):
+    code = f"import sys; {statement}; print([m for m in {TOOLBOXES + ('skimage', 'matplotlib')} if m in sys.modules])"
+    result = run_python(code)
+    # matplotlib is loaded by mmengine itself (its visualiser), nothing else of ours may be
+    assert result.stdout.strip() in ("[]", "['matplotlib']"), result.stderr
+
+
+def test_a_config_needs_no_custom_imports():
+    code = (
+        "from mmengine.registry import MODELS, init_default_scope\n"
+        "init_default_scope('mmengine')\n"
+        "net = MODELS.build(dict(type='mmsmlp.SMLPNet', arch='tiny'))\n"
+        "print(type(net).__module__, type(net).__name__)"
+    )
+    assert run_python(code).stdout.split() == ["mmsmlp.smlpnet", "SMLPNet"]
+
+
+def test_without_mmengine_one_line_names_the_extras(tmp_path):
+    """A real interpreter in which mmengine cannot be found, everything else can."""
+    code = (
+        "import sys, importlib.abc\n"
+        "class Hide(importlib.abc.MetaPathFinder):\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        "        if name == 'mmengine': raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
+        "sys.meta_path.insert(0, Hide())\n"
+        "import mmsmlp"
+    )
+    result = run_python(code)
+    assert result.returncode == 1
+    last = result.stderr.strip().splitlines()[-1]
+    assert re.search(r"mmsmlp needs mmengine: pip install 'mmsmlp\[onedl\]'.*'mmsmlp\[openmmlab\]'", last)
+    assert "During handling" not in result.stderr
+
+
+def test_the_public_names():
+    assert set(mmsmlp.__all__) == {"SMLPNet", "SparseMLP", "__version__"}
+    assert re.fullmatch(r"\d+\.\d+\.\d+", mmsmlp.__version__)
+
+
+LAYERS = ["resize", "registry", "files", "layers", "checkpoint", "smlpnet"]  # a module imports only from its left
+
+
+@pytest.mark.parametrize("module", LAYERS)
+def test_imports_run_one_way(module):
+    source = (ROOT / "mmsmlp" / f"{module}.py").read_text()
+    imported = set(re.findall(r"^from mmsmlp\.(\w+) import", source, re.M))
+    assert imported <= set(LAYERS[: LAYERS.index(module)])
