@@ -1,5 +1,7 @@
-"""Writing annotations in COCO's detection format (https://cocodataset.org/#format-data): pure functions on masks."""
+"""Annotations in COCO's detection format (https://cocodataset.org/#format-data): reading and writing."""
 
+import contextlib
+import io
 import json
 from pathlib import Path
 
@@ -7,6 +9,7 @@ import numpy as np
 
 try:
     from pycocotools import mask as mask_utils
+    from pycocotools.coco import COCO
 except ModuleNotFoundError as error:
     raise ImportError(f'mmsmlp.coco needs pycocotools ({error}): pip install "mmsmlp[demo]"') from error
 
@@ -86,3 +89,9 @@ def write_coco(
     path = Path(path)
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     return path
+
+
+def load_coco(path: str | Path) -> COCO:
+    """Loads a COCO annotation file without pycocotools' lines on the terminal."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        return COCO(str(path))

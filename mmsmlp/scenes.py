@@ -8,9 +8,8 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from pycocotools.coco import COCO
 
-from mmsmlp.coco import coco_annotation, write_coco
+from mmsmlp.coco import coco_annotation, load_coco, write_coco
 from mmsmlp.files import atomic_directory
 
 
@@ -97,7 +96,7 @@ def write_extent(source: CocoSet, root: str | Path, count: int) -> CocoSet:
 def _derive(source: CocoSet, root: str | Path, scenes: Callable) -> CocoSet:
     """Write the set that ``scenes(image, [(annotation, mask)])`` makes of every image, replacing an older one."""
     root = Path(root)
-    coco = COCO(str(source.ann_file))
+    coco = load_coco(source.ann_file)
     images, annotations = [], []
     with atomic_directory(root, overwrite=True) as folder:
         (folder / "images").mkdir()

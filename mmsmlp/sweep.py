@@ -10,7 +10,7 @@ import contextlib
 import copy
 import io
 import json
-import os
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,6 +23,7 @@ from mmengine.runner.checkpoint import _load_checkpoint as read_checkpoint
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from mmsmlp.coco import load_coco
 from mmsmlp.resize import check_method
 from mmsmlp.scenes import CocoSet, write_extent, write_symmetries
 
@@ -78,8 +79,9 @@ class Sweep:
     ):
         self.cfg = config if isinstance(config, Config) else Config.fromfile(config)
         self.out = Path(out).absolute()
-        self.own_interpolation = self.cfg.model.get("backbone", {}).get("interpolation", "exact")
-        self.interpolations = [check_method(method) for method in interpolations or [self.own_interpolation]]
+        self.source = _test_set(self.cfg)
+        own = self.cfg.model.backbone.get("interpolation", "exact")
+        self.interpolations = [check_method(method) for method in interpolations or [own]]
         if not zooms and not extents:
             raise ValueError("nothing to evaluate: give zooms, extents or both")
         if any(zoom <= 0 for zoom in zooms):
@@ -89,8 +91,8 @@ class Sweep:
         if symmetries not in range(1, 9):
             raise ValueError(f"symmetries must be 1 to 8, got {symmetries!r}")
         self.zooms, self.extents, self.symmetries = list(zooms), list(extents), symmetries
-        self.source = _test_set(self.cfg)
         self.checkpoint = _checkpoint_file(checkpoint)
+        self._logs = tempfile.TemporaryDirectory()  # the Runner's own logs are of no use here
 
     def __len__(self) -> int:
         """Number of points."""
@@ -125,7 +127,7 @@ class Sweep:
             start = time.perf_counter()
             runner.test()
             seconds = time.perf_counter() - start
-        coco = _load_coco(point.scenes.ann_file)
+        coco = load_coco(point.scenes.ann_file)
         row = {"kind": point.kind, "factor": point.factor, "interpolation": point.interpolation}
         row |= {"images": len(coco.imgs), "objects": len(coco.anns), "seconds": round(seconds, 2)}
         for metric in cfg.test_evaluator.metric:
@@ -151,8 +153,8 @@ class Sweep:
     def _config_of(self, point: Point) -> Config:
         """The config, changed to test one point."""
         cfg = copy.deepcopy(self.cfg)
-        cfg.load_from, cfg.resume, cfg.work_dir = str(self.checkpoint), False, str(self.out / "runner")
-        cfg.log_level = "ERROR"
+        cfg.load_from, cfg.resume, cfg.log_level = str(self.checkpoint), False, "ERROR"
+        cfg.work_dir = self._logs.name
         cfg.model.backbone.interpolation = point.interpolation
         dataset = cfg.test_dataloader.dataset
         dataset.data_root = ""
@@ -237,10 +239,15 @@ def versions() -> dict[str, str]:
 
 def _test_set(cfg: Config) -> CocoSet:
     dataset = cfg.get("test_dataloader", {}).get("dataset", {})
-    if cfg.get("default_scope") != "mmdet" or not dataset.get("ann_file", "").endswith(".json"):
+    backbone = cfg.get("model", {}).get("backbone", {}).get("type")
+    if not (
+        cfg.get("default_scope") == "mmdet"
+        and dataset.get("ann_file", "").endswith(".json")
+        and getattr(backbone, "__name__", str(backbone)).lower().endswith("smlpnet")
+    ):
         raise ValueError(
-            f"{cfg.filename} is not a detection config with a COCO-format test set (default_scope 'mmdet', "
-            "test_dataloader.dataset.ann_file a .json file): nothing else can be swept"
+            f"{cfg.filename} is not a detection config with an SMLPNet backbone and a COCO-format test set "
+            "(default_scope 'mmdet', test_dataloader.dataset.ann_file a .json file): nothing else can be swept"
         )
     root = dataset.get("data_root") or ""
     ann_file = Path(root, dataset.ann_file).absolute()
@@ -286,13 +293,9 @@ def _train_seconds(checkpoint: dict) -> float | None:
     return None if buffer is None else round(float(np.sum(buffer.data[0])), 1)
 
 
-def _load_coco(ann_file: Path) -> COCO:
-    with contextlib.redirect_stdout(io.StringIO()):
-        return COCO(str(ann_file))
-
-
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keep the toolboxes' banners from the terminal: the sweep shows its own progress."""
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+    nowhere = io.StringIO()  # never closed: loggers made inside keep it
+    with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
         yield

@@ -131,7 +131,7 @@ def test_a_bad_argument_is_named(config, checkpoint, tmp_path, arguments, messag
 
 
 def test_a_config_of_another_kind_is_refused(config, checkpoint, tmp_path):
-    with pytest.raises(ValueError, match="not a detection config with a COCO-format test set"):
+    with pytest.raises(ValueError, match="not a detection config with an SMLPNet backbone"):
         Sweep(Config({"default_scope": "mmseg", "model": {}}), checkpoint, tmp_path, zooms=[1])
 
 
