@@ -20,7 +20,8 @@ DEMO_CONFIG := configs/demo/mask-rcnn_smlpnet-mini_coins.py
 DEMO_DIR := work_dirs/demo
 
 # With the upstream set only what needs no mmcv is tested for now; its full support is an issue of its own.
-TESTS := $(if $(filter openmmlab,$(STACK)),tests/test_resize.py tests/test_layers.py tests/test_smlpnet.py)
+TESTS := $(if $(filter openmmlab,$(STACK)),tests/test_resize.py tests/test_layers.py \
+	tests/test_smlpnet.py tests/test_checkpoint.py)
 
 # Any Python that runs can start the set-up, which then looks for the one that suits the stack.
 setup-env = for python in $(PYTHON) python3 python3.12 python3.11 python3.10; do \

@@ -10,6 +10,8 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from mmsmlp.resize import is_axis_parameter
+
 # Official (microsoft/SPACH, models/smlp.py) names within a block -> ours. Beware: `proj_h` mixes along W, it is a 1x1
 # convolution whose channels are the columns; `proh_w` (sic) mixes along H.
 _TOKEN_MIX = {
@@ -39,7 +41,8 @@ def convert_spach(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     stem = "to_patch_embedding.0.0.weight"
     if stem not in state_dict:
-        raise ValueError(f"not an official sMLPNet state dict: no key {stem!r} among {_some(state_dict)}")
+        hint = "; pass checkpoint['model']" if "model" in state_dict else ""
+        raise ValueError(f"not an official sMLPNet state dict: no key {stem!r} among {_some(state_dict)}{hint}")
     stages = _stage_of_block(state_dict, embed_dims=state_dict[stem].shape[0])
     last = max(int(key.split(".")[1]) for key in state_dict if key.startswith("to_patch_embedding."))
     converted = {}
@@ -63,8 +66,13 @@ def report_loading(model: nn.Module, state_dict: Mapping[str, Tensor], prefix: s
     """
     own = model.state_dict(keep_vars=True)
     given = {key[len(prefix) :]: value for key, value in state_dict.items() if key.startswith(prefix)}
-    resized = {k: own[k] for k in own.keys() & given.keys() if _is_axis_key(k) and own[k].shape != given[k].shape}
-    matched = [k for k in own.keys() & given.keys() if own[k].shape == given[k].shape or k in resized]
+    common = own.keys() & given.keys()
+    resized = [
+        k
+        for k in common
+        if _is_axis_key(k) and own[k].shape != given[k].shape and is_axis_parameter(given[k], own[k].ndim)
+    ]
+    matched = [k for k in common if own[k].shape == given[k].shape or k in resized]
     name = type(model).__name__
     if not matched:
         raise RuntimeError(
@@ -79,22 +87,22 @@ def report_loading(model: nn.Module, state_dict: Mapping[str, Tensor], prefix: s
     # mmengine, too, does not count the batch norms' counters: old checkpoints lack them, and nothing depends on them.
     groups = {
         "missing": [k for k in own.keys() - given.keys() if not k.endswith("num_batches_tracked")],
-        "of another shape": [k for k in own.keys() & given.keys() if k not in matched],
+        "of another shape": [k for k in common if k not in matched],
         "unexpected": list(given.keys() - own.keys()),
     }
     parts += [f"{len(keys)} {label} ({_some(keys)})" for label, keys in groups.items() if keys]
     print_log(f"{name}: {'; '.join(parts)}", logger="current")
-    for key, parameter in resized.items():
-        parameter.resized_from = len(given[key])
     if resized:
         _guard_optimizers()
 
 
 def refuse_resumed_moments(optimizer: torch.optim.Optimizer, *_) -> None:
-    """Refuse an optimiser step with moments that belong to another anchor grid.
+    """Refuse the first step of an optimiser whose moments belong to another anchor grid.
 
     A global pre-hook of optimiser steps, installed with the first checkpoint that was resized while loading. Weights
-    can be resized, moments cannot: ``load_state_dict`` of PyTorch's optimisers takes them without a word.
+    can be resized, moments cannot: ``load_state_dict`` of PyTorch's optimisers takes them without a word. What has no
+    moments (SGD without momentum) has nothing that could not go on: an exponential moving average of the weights is
+    resized as the weights are.
 
     Args:
         optimizer (torch.optim.Optimizer): The optimiser about to step.
@@ -107,6 +115,8 @@ def refuse_resumed_moments(optimizer: torch.optim.Optimizer, *_) -> None:
             before = getattr(parameter, "resized_from", None)
             if before is None:
                 continue
+            # Judged at the first step only: later, an optimiser may keep state of any shape, as Adafactor does.
+            del parameter.resized_from
             moments = [v for v in optimizer.state.get(parameter, {}).values() if isinstance(v, Tensor) and v.ndim]
             if any(moment.shape != parameter.shape for moment in moments):
                 raise RuntimeError(
@@ -128,6 +138,8 @@ def _convert_key(key: str, stages: Mapping[int, tuple[int, int]], last: int) -> 
     layer = match and (_TOKEN_MIX if kind == "token_mix" else _CHANNEL_MIX).get(match[3])
     if not layer:
         raise ValueError(f"not an official sMLPNet key: {key!r}")
+    if int(match[2]) not in stages:
+        raise ValueError(f"incomplete sMLPNet state dict: {key!r} is there, token_mix.{match[2]}.1.BN.weight is not")
     stage, block = stages[int(match[2])]
     return f"backbone.stages.{stage}.{block}.{layer}.{match[4]}"
 

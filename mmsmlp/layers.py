@@ -6,7 +6,7 @@ then matrix products on views of one buffer, without permuted copies.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from mmsmlp.resize import check_method, resize_axis_bias, resize_axis_weight
+from mmsmlp.resize import check_method, is_axis_parameter, resize_axis_bias, resize_axis_weight
 
 NORMS = {"BN": nn.BatchNorm2d, "SyncBN": nn.SyncBatchNorm}
 
@@ -82,6 +82,8 @@ class AxisLinear(nn.Module):
 
     def __init__(self, length: int, dim: int, interpolation: str = "exact"):
         super().__init__()
+        if not isinstance(length, int) or length < 1:
+            raise ValueError(f"an axis needs a positive number of anchor positions, got {length!r}")
         if dim not in (1, 2):
             raise ValueError(f"dim must be 1 (H) or 2 (W) of an (N, H, W, C) tensor, got {dim}")
         self.length = length
@@ -101,6 +103,8 @@ class AxisLinear(nn.Module):
         """Mix (N, H, W, C) along the axis; any H and W, same shape out."""
         n, h, w, c = x.shape
         size = x.shape[self.dim]
+        if torch.jit.is_tracing():  # sizes are tensors there; the toolboxes' get_flops.py trace
+            size = int(size)
         weight = resize_axis_weight(self.weight, size, self.interpolation)
         bias = resize_axis_bias(self.bias, size, self.interpolation)
         # One product per line: (W, W) x (W, C) for each row, or, with W and C as one axis, (H, H) x (H, W*C) for
@@ -116,12 +120,16 @@ class AxisLinear(nn.Module):
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
         # Every loading path passes here (init_cfg, load_from, load_state_dict). The caller's dict stays as it is.
         state_dict = dict(state_dict)
+        resized_from = {}
         for name, resize, ndim in (("weight", resize_axis_weight, 2), ("bias", resize_axis_bias, 1)):
             given = state_dict.get(prefix + name)
-            # Anything but a square matrix and a vector is left to PyTorch's own shape error.
-            if given is not None and given.ndim == ndim and len(set(given.shape)) == 1:
+            # Any other shape is left to PyTorch's own error.
+            if given is not None and is_axis_parameter(given, ndim) and len(given) != self.length:
                 state_dict[prefix + name] = resize(given.detach(), self.length, self.interpolation)
+                resized_from[name] = len(given)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        for name, length in resized_from.items():  # for mmsmlp.checkpoint.refuse_resumed_moments
+            getattr(self, name).resized_from = length
 
 
 class LocalMixer(nn.Module):
@@ -160,7 +168,7 @@ class SparseMLP(nn.Module):
         self, channels: int, grid: int | tuple[int, int], interpolation: str = "exact", norm_cfg: dict | None = None
     ):
         super().__init__()
-        height, width = (grid, grid) if isinstance(grid, int) else grid
+        height, width = grid if isinstance(grid, Sequence) else (grid, grid)
         self.norm = build_norm(norm_cfg or {"type": "BN"}, channels)
         self.act = nn.GELU()
         self.mix_w = AxisLinear(width, 2, interpolation)

@@ -24,7 +24,10 @@ _STYLES = {
     "scaled": {"color": "#E69F00", "linestyle": ":", "marker": "^", "linewidth": 2.5},
     "naive": {"color": "#D55E00", "linestyle": "-.", "marker": "x"},
 }
-_LABELS = {"zoom": "zoom (1 = the pixels of the photograph)", "extent": "extent (k x k scenes at the training scale)"}
+_LABELS = {
+    "zoom": "zoom (1 = the test images at the config's own size)",
+    "extent": "extent (k x k test images at their own size)",
+}
 _METRICS = {"bbox_mAP": "box AP", "bbox_mAP_50": "box AP50"}
 
 

@@ -11,6 +11,7 @@ write the result back. See docs/positional_interpolation.md for the properties t
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 
 import torch
@@ -124,7 +125,7 @@ def resize_axis_weight(weight: Tensor, size: int, method: str = "exact") -> Tens
     n = _check_axis_parameter("weight", weight, 2, size, method)
     if size == n:
         return weight
-    with torch.autocast(weight.device.type, enabled=False):
+    with _no_autocast(weight.device):
         matrix = weight.to(_compute_dtype(weight))
         if method in ("scaled", "naive"):
             matrix = F.interpolate(matrix[None, None], size=(size, size), mode="bicubic", align_corners=False)[0, 0]
@@ -155,7 +156,7 @@ def resize_axis_bias(bias: Tensor, size: int, method: str = "exact") -> Tensor:
     n = _check_axis_parameter("bias", bias, 1, size, method)
     if size == n:
         return bias
-    with torch.autocast(bias.device.type, enabled=False):
+    with _no_autocast(bias.device):
         vector = bias.to(_compute_dtype(bias))
         if method in ("scaled", "naive"):
             vector = F.interpolate(vector[None, None, None], size=(1, size), mode="bicubic", align_corners=False)
@@ -163,6 +164,11 @@ def resize_axis_bias(bias: Tensor, size: int, method: str = "exact") -> Tensor:
         else:
             vector = _resampling_matrix_like(n, size, method, vector) @ vector
     return vector.to(bias.dtype)
+
+
+def is_axis_parameter(tensor: Tensor, ndim: int) -> bool:
+    """Whether a tensor has the shape of an axis weight, (n, n) with ``ndim`` 2, or of an axis bias, (n,) with 1."""
+    return tensor.ndim == ndim and len({int(length) for length in tensor.shape}) == 1 and tensor.numel() > 0
 
 
 def check_method(method: str) -> str:
@@ -180,7 +186,14 @@ def _cached_resampling_matrix(src: int, dst: int, method: str, dtype: torch.dtyp
 
 
 def _resampling_matrix_like(src: int, dst: int, method: str, like: Tensor) -> Tensor:
-    return _cached_resampling_matrix(src, dst, method, like.dtype, like.device)
+    # torch.export runs the network on fake tensors; one of them in the cache would come up in every later call.
+    real = type(like) in (Tensor, torch.nn.Parameter)
+    matrix = _cached_resampling_matrix if real else _cached_resampling_matrix.__wrapped__
+    return matrix(src, dst, method, like.dtype, like.device)
+
+
+def _no_autocast(device: torch.device) -> AbstractContextManager:
+    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 
 def _positions(count: int) -> Tensor:
@@ -199,8 +212,7 @@ def _check_size(name: str, size: int) -> None:
 def _check_axis_parameter(name: str, tensor: Tensor, ndim: int, size: int, method: str) -> int:
     check_method(method)
     _check_size("size", size)
-    shape = tuple(tensor.shape)
-    if len(shape) != ndim or len(set(shape)) != 1 or shape[0] < 1 or not tensor.is_floating_point():
+    if not is_axis_parameter(tensor, ndim) or not tensor.is_floating_point():
         wanted = "(n, n)" if ndim == 2 else "(n,)"
-        raise ValueError(f"{name} must be a floating-point tensor {wanted}, got {tensor.dtype} {shape}")
-    return shape[0]
+        raise ValueError(f"{name} must be a floating-point tensor {wanted}, got {tensor.dtype} {tuple(tensor.shape)}")
+    return int(tensor.shape[0])

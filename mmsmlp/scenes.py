@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from pycocotools.coco import COCO
 
 from mmsmlp.coco import coco_annotation, load_coco, write_coco
 from mmsmlp.files import atomic_directory
@@ -103,7 +104,7 @@ def _derive(source: CocoSet, root: str | Path, scenes: Callable) -> CocoSet:
         for entry in coco.loadImgs(sorted(coco.imgs)):
             with Image.open(source.images / entry["file_name"]) as file:
                 image = np.asarray(file)
-            objects = [(ann, coco.annToMask(ann) > 0) for ann in coco.loadAnns(coco.getAnnIds(entry["id"]))]
+            objects = [(ann, _mask(coco, ann)) for ann in coco.loadAnns(coco.getAnnIds(entry["id"]))]
             for scene, placed in scenes(image, objects):
                 name = f"{len(images) + 1:06d}.png"
                 Image.fromarray(np.ascontiguousarray(scene)).save(folder / "images" / name)
@@ -115,3 +116,14 @@ def _derive(source: CocoSet, root: str | Path, scenes: Callable) -> CocoSet:
                         annotations.append({**new, "iscrowd": ann.get("iscrowd", 0)})
         write_coco(folder / "annotations.json", images, annotations, coco.dataset["categories"])
     return CocoSet(root / "annotations.json", root / "images")
+
+
+def _mask(coco: COCO, ann: dict) -> np.ndarray:
+    """The mask (H, W) bool of an object; its box where the set has boxes only."""
+    if ann.get("segmentation"):
+        return coco.annToMask(ann) > 0
+    entry = coco.imgs[ann["image_id"]]
+    mask = np.zeros((entry["height"], entry["width"]), bool)
+    x, y, width, height = (round(value) for value in ann["bbox"])
+    mask[max(y, 0) : y + height, max(x, 0) : x + width] = True
+    return mask

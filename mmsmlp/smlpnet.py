@@ -39,8 +39,8 @@ class SMLPNet(BaseModule):
         drop_path_rate (float, optional): Stochastic depth rate of the last block, linear in depth. Defaults to the
             arch's: 0, 0.2 and 0.3 for tiny, small and base.
         norm_cfg (dict, optional): Batch norms, type 'BN' or 'SyncBN'. Defaults to ``dict(type='BN')``.
-        frozen_stages (int): -1 freezes nothing, 0 the stem, k the stem and the first k stages: no gradients, norms
-            in eval mode. Defaults to -1.
+        frozen_stages (int): -1 freezes nothing, 0 the stem, k the stem and the first k stages with the norms of
+            their outputs: no gradients, norms in eval mode. Defaults to -1.
         norm_eval (bool): Whether all batch norms stay in eval mode in training. Defaults to False.
         with_cp (bool): Whether to recompute blocks in the backward pass to save memory. Defaults to False.
         init_cfg (dict, optional): mmengine initialisation, e.g. ``dict(type='Pretrained', checkpoint=...)``.
@@ -89,6 +89,10 @@ class SMLPNet(BaseModule):
         self.frozen_stages = frozen_stages
         norm_cfg = norm_cfg or {"type": "BN"}
         rate = settings["drop_path_rate"] if drop_path_rate is None else drop_path_rate
+        if not 0 <= rate < 1:
+            raise ValueError(f"drop_path_rate must be in [0, 1), got {rate!r}")
+        if not isinstance(in_channels, int) or in_channels < 1:
+            raise ValueError(f"in_channels must be a positive int, got {in_channels!r}")
         rates = [rate * i / max(sum(depths) - 1, 1) for i in range(sum(depths))]
 
         built = max(self.out_indices) + 1
@@ -120,7 +124,8 @@ class SMLPNet(BaseModule):
         """Compute the maps of ``out_indices``.
 
         Args:
-            x (Tensor): Images (N, C_in, H, W), any H and W from 1 up.
+            x (Tensor): Images (N, C_in, H, W), any H and W from 1 up. (In training, batch norms need more than one
+                value per channel: one image of up to 32 x 32 pixels has a last map of a single value.)
 
         Returns:
             tuple[Tensor, ...]: Maps (N, C, ceil(H / stride), ceil(W / stride)) in the order of ``out_indices``, with
@@ -153,8 +158,11 @@ class SMLPNet(BaseModule):
         return self
 
     def _freeze(self) -> None:
+        if self.frozen_stages < 0:
+            return
         frozen = [*self.downsample_layers[: max(self.frozen_stages, 1)], *self.stages[: self.frozen_stages]]
-        for module in frozen if self.frozen_stages >= 0 else ():
+        frozen += [norm for i in range(self.frozen_stages) if (norm := getattr(self, f"norm{i}", None))]
+        for module in frozen:
             module.eval()
             module.requires_grad_(False)
 
@@ -164,32 +172,39 @@ class SMLPNet(BaseModule):
 
     @classmethod
     def _settings(cls, arch: str | dict) -> dict:
-        if isinstance(arch, str):
-            if arch not in cls.arch_settings:
-                raise ValueError(f"unknown arch {arch!r}, choose one of {', '.join(map(repr, cls.arch_settings))}")
+        known = ", ".join(map(repr, cls.arch_settings))
+        if isinstance(arch, str) and arch in cls.arch_settings:
             arch = cls.arch_settings[arch]
+        if not isinstance(arch, dict):
+            raise ValueError(f"unknown arch {arch!r}, choose one of {known}, or give a dict")
         settings = {"mlp_ratio": 3, "drop_path_rate": 0.0, **arch}
-        wanted = {"embed_dims", "depths", "mlp_ratio", "drop_path_rate"}
-        if settings.keys() != wanted:
+        if settings.keys() != {"embed_dims", "depths", "mlp_ratio", "drop_path_rate"}:
             raise ValueError(
                 "an arch dict has the keys embed_dims and depths, optionally mlp_ratio and drop_path_rate; "
                 f"got {', '.join(map(repr, arch))}"
             )
-        if not settings["depths"] or min(settings["depths"]) < 1 or settings["embed_dims"] < 1:
-            raise ValueError(f"embed_dims and all depths must be positive, got {dict(arch)}")
+        depths, embed_dims = settings["depths"], settings["embed_dims"]
+        numbers = (embed_dims, *depths) if isinstance(depths, Sequence) and depths else (0,)
+        if not all(isinstance(number, int) and number > 0 for number in numbers) or settings["mlp_ratio"] <= 0:
+            raise ValueError(f"embed_dims, all depths and mlp_ratio must be positive (depths a list), got {dict(arch)}")
         return settings
 
     def _stage_indices(self, out_indices: int | Sequence[int]) -> tuple[int, ...]:
-        given = (out_indices,) if isinstance(out_indices, int) else tuple(out_indices)
         count = self.num_stages
-        indices = tuple(i + count if i < 0 else i for i in given)
-        if not indices or len(set(indices)) < len(indices) or not all(0 <= i < count for i in indices):
+        given = tuple(out_indices) if isinstance(out_indices, Sequence) else (out_indices,)
+        indices = tuple(i + count if isinstance(i, int) and i < 0 else i for i in given)
+        if (
+            not indices
+            or not all(isinstance(i, int) for i in indices)
+            or len(set(indices)) < len(indices)
+            or not all(0 <= i < count for i in indices)
+        ):
             raise ValueError(f"out_indices must be distinct numbers from {-count} to {count - 1}, got {out_indices!r}")
         return indices
 
     @staticmethod
     def _image_size(img_size: int | Sequence[int]) -> tuple[int, int]:
-        size = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
+        size = tuple(img_size) if isinstance(img_size, Sequence) else (img_size, img_size)
         if len(size) != 2 or not all(isinstance(s, int) and s > 0 for s in size):
             raise ValueError(f"img_size must be a positive int or (height, width), got {img_size!r}")
         return size

@@ -18,8 +18,7 @@ from pathlib import Path
 
 import numpy as np
 from mmengine.config import Config
-from mmengine.runner import Runner, find_latest_checkpoint
-from mmengine.runner.checkpoint import _load_checkpoint as read_checkpoint
+from mmengine.runner import CheckpointLoader, Runner, find_latest_checkpoint
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
@@ -124,6 +123,7 @@ class Sweep:
         cfg = self._config_of(point)
         with _quiet():
             runner = Runner.from_cfg(cfg)
+            self._load(runner)
             start = time.perf_counter()
             runner.test()
             seconds = time.perf_counter() - start
@@ -138,7 +138,8 @@ class Sweep:
 
     def summary(self, rows: list[dict]) -> dict:
         """What results.json holds: the rows, and what is needed to make them again."""
-        checkpoint = read_checkpoint(str(self.checkpoint), map_location="cpu")
+        with _quiet():
+            checkpoint = CheckpointLoader.load_checkpoint(str(self.checkpoint), map_location="cpu")
         meta = checkpoint.get("meta", {})
         return {
             "config": self.cfg.filename,
@@ -150,11 +151,21 @@ class Sweep:
             "rows": rows,
         }
 
+    def _load(self, runner: Runner) -> None:
+        # Not by `load_from`, which is content with a checkpoint of another model: its accuracy would be a riddle.
+        try:
+            runner.load_checkpoint(str(self.checkpoint), map_location="cpu", strict=True)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"{self.checkpoint} does not fit {self.cfg.filename}: {reason[:300]}") from error
+
     def _config_of(self, point: Point) -> Config:
         """The config, changed to test one point."""
         cfg = copy.deepcopy(self.cfg)
-        cfg.load_from, cfg.resume, cfg.log_level = str(self.checkpoint), False, "ERROR"
+        cfg.load_from, cfg.resume, cfg.log_level = None, False, "ERROR"
         cfg.work_dir = self._logs.name
+        # A visualizer of the toolbox's name would outlive this sweep, with its folder.
+        cfg.visualizer = {"type": "mmengine.Visualizer", "name": f"sweep_{id(self)}"}
         cfg.model.backbone.interpolation = point.interpolation
         dataset = cfg.test_dataloader.dataset
         dataset.data_root = ""
@@ -209,7 +220,12 @@ def average_precision(coco: COCO, results: Path, metric: str, max_detections: in
 
     Returns:
         tuple[float, float]: AP averaged over the IoU thresholds 0.50:0.05:0.95, and AP at 0.50.
+
+    Raises:
+        ValueError: If the ground truth holds no objects.
     """
+    if not coco.anns:
+        raise ValueError("the data set holds no objects, so no AP can be computed")
     predictions = json.loads(results.read_text())
     if not predictions:
         return 0.0, 0.0
@@ -288,7 +304,7 @@ def _detection_limit(cfg: Config) -> int:
 
 
 def _train_seconds(checkpoint: dict) -> float | None:
-    """Seconds of all training steps, data loading included, as mmengine's IterTimerHook recorded them."""
+    """Seconds from step to step as mmengine's IterTimerHook recorded them, without the validations' predictions."""
     buffer = checkpoint.get("message_hub", {}).get("log_scalars", {}).get("train/time")
     return None if buffer is None else round(float(np.sum(buffer.data[0])), 1)
 

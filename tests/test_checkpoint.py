@@ -5,12 +5,14 @@ import json
 import pytest
 import torch
 from conftest import DATA
+from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
 from mmengine.runner import Runner
 from torch import nn
 
 from mmsmlp import SMLPNet
 from mmsmlp.checkpoint import convert_spach
+from mmsmlp.resize import resize_axis_weight
 
 MINI = {"embed_dims": 8, "depths": (1, 1, 2, 1)}
 OFFICIAL = json.loads((DATA / "official_keys.json").read_text())
@@ -45,6 +47,18 @@ def test_a_key_that_is_not_official_is_named(golden_group, key, message):
         convert_spach({**golden_group("state_dict/"), key: torch.zeros(1)})
 
 
+def test_a_state_dict_without_a_blocks_norm_is_refused(golden_group):
+    state = golden_group("state_dict/")
+    del state["token_mix.3.1.BN.weight"]
+    with pytest.raises(ValueError, match="incomplete sMLPNet state dict: .* token_mix.3.1.BN.weight is not"):
+        convert_spach(state)
+
+
+def test_the_official_files_wrapping_is_hinted_at(golden_group):
+    with pytest.raises(ValueError, match=r"pass checkpoint\['model'\]"):
+        convert_spach({"model": golden_group("state_dict/")})
+
+
 def test_a_state_dict_of_another_model_is_refused():
     with pytest.raises(ValueError, match="not an official sMLPNet state dict: no key 'to_patch_embedding"):
         convert_spach({"conv1.weight": torch.zeros(1)})
@@ -76,6 +90,16 @@ def test_loading_logs_what_is_missing_unexpected_and_of_another_shape(log_lines)
     ]
 
 
+def test_a_four_dimensional_axis_weight_is_reported_as_of_another_shape(log_lines):
+    """The likely mistake with weights converted by hand: the official 1x1 convolutions over an axis."""
+    state = SMLPNet(MINI, img_size=64).state_dict()
+    key = "stages.0.0.sparse_mlp.mix_w.weight"
+    state[key] = state[key][:, :, None, None]
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        SMLPNet(MINI, img_size=64).load_state_dict(state)
+    assert log_lines == [f"SMLPNet: 118 of 119 keys matched; 1 of another shape ({key})"]
+
+
 @pytest.mark.parametrize("given", ["a prefix too many", "another model", "nothing"])
 def test_loading_nothing_is_an_error(given):
     state = {
@@ -100,7 +124,7 @@ class Regressor(nn.Module):
         return {"loss": loss.detach()}
 
 
-def train(work_dir, img_size, max_iters, **kwargs) -> Runner:
+def train(work_dir, img_size, max_iters, hook=None, **kwargs) -> Runner:
     """Train through mmengine's real Runner, with AdamW and an exponential moving average."""
     runner = Runner(
         model=Regressor(img_size),
@@ -119,6 +143,8 @@ def train(work_dir, img_size, max_iters, **kwargs) -> Runner:
         experiment_name=f"{work_dir.name}_{img_size}_{max_iters}",
         **kwargs,
     )
+    if hook:
+        runner.register_hook(hook)
     runner.train()
     return runner
 
@@ -137,7 +163,38 @@ def test_resuming_on_the_same_grid_goes_on(tmp_path):
     assert train(tmp_path, 64, 4, resume=True).iter == 4
 
 
+class Keep(Hook):
+    """Keeps the weights that training starts from, the moving average's too."""
+
+    def before_train(self, runner):
+        ema = next(hook for hook in runner.hooks if type(hook).__name__ == "EMAHook").ema_model
+        self.weights = {k: v.clone() for k, v in runner.model.state_dict().items()}
+        self.averaged = {k: v.clone() for k, v in ema.module.state_dict().items()}
+
+
 def test_load_from_is_the_remedy_for_another_grid(tmp_path):
     train(tmp_path / "first", 64, 2)
-    runner = train(tmp_path / "second", 96, 2, load_from=str(tmp_path / "first" / "iter_2.pth"))
-    assert runner.iter == 2
+    keep = Keep()
+    train(tmp_path / "second", 96, 2, load_from=str(tmp_path / "first" / "iter_2.pth"), hook=keep)
+    given = torch.load(tmp_path / "first" / "iter_2.pth", weights_only=False)["state_dict"]
+    key = "backbone.stages.0.0.sparse_mlp.mix_w.weight"
+    wanted = resize_axis_weight(given[key], 24)
+    assert torch.equal(keep.weights[key], wanted)
+    assert torch.equal(keep.averaged[key], wanted)
+
+
+# Adafactor keeps state of other shapes than the parameters': no sign of a resumed run. It came with torch 2.5.
+OPTIMIZERS = [getattr(torch.optim, name) for name in ("AdamW", "SGD", "Adafactor") if hasattr(torch.optim, name)]
+
+
+@pytest.mark.parametrize("optimizer_type", OPTIMIZERS)
+def test_a_fresh_optimizer_trains_resized_weights(optimizer_type):
+    net = SMLPNet(MINI, img_size=96)
+    net.load_state_dict(SMLPNet(MINI, img_size=64).state_dict())
+    optimizer = optimizer_type(net.parameters(), lr=1e-3)
+    before = net.stages[0][0].sparse_mlp.mix_w.weight.detach().clone()
+    for _ in range(3):
+        optimizer.zero_grad()
+        net(torch.randn(2, 3, 64, 64))[-1].square().mean().backward()
+        optimizer.step()
+    assert not torch.equal(net.stages[0][0].sparse_mlp.mix_w.weight, before)

@@ -1,5 +1,10 @@
 """Operation counts: the paper's figures at 224, what each part is, and agreement with PyTorch's counter."""
 
+import re
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -8,8 +13,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from mmsmlp import SMLPNet
 from mmsmlp.flops import PARTS, count_config, count_macs
 
+ROOT = Path(__file__).parents[1]
 MINI = {"embed_dims": 8, "depths": (1, 1, 2, 1)}
-CONFIG = "configs/demo/mask-rcnn_smlpnet-mini_coins.py"
+CONFIG = ROOT / "configs/demo/mask-rcnn_smlpnet-mini_coins.py"
 
 
 class Classifier(nn.Module):
@@ -82,3 +88,30 @@ def test_a_config_is_counted_with_its_heads_and_its_padding():
     assert all(count.macs[part] > 0 for part in PARTS)
     assert count.total_macs == sum(count.macs.values())
     assert count.parameters > 500_000
+
+
+def run_tool(*arguments) -> subprocess.CompletedProcess:
+    command = [sys.executable, "tools/get_flops.py", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_the_tool_prints_the_papers_count():
+    result = run_tool("configs/classification/smlpnet-tiny_8xb128_in1k.py")
+    assert "24,123,584 parameters" in " ".join(result.stdout.split())
+    assert re.search(r"all\s+│\s+4\.989", result.stdout)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["none.py"], "none.py"),
+        ([CONFIG, "--shape", 0], "positive"),
+        ([CONFIG, "--shape", 1, 2, 3], "one or two"),
+        ([CONFIG, "--cfg-options", "model.backbone.arch=huge"], "unknown arch 'huge'"),
+    ],
+)
+def test_a_bad_call_of_the_tool_is_one_clear_line(arguments, message):
+    result = run_tool(*arguments)
+    assert result.returncode != 0
+    assert "Traceback" not in result.stderr
+    assert message in result.stderr.strip().splitlines()[-1]

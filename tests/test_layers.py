@@ -162,6 +162,12 @@ def test_a_bad_axis_is_named(dim):
         AxisLinear(7, dim)
 
 
+@pytest.mark.parametrize("length", [0, -3, 7.0, None])
+def test_a_bad_anchor_is_named(length):
+    with pytest.raises(ValueError, match=f"positive number of anchor positions, got {length}"):
+        SparseMLP(4, length)
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("length", [5, 14])
 def test_loading_resizes_from_another_anchor(length, method):

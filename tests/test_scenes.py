@@ -98,6 +98,14 @@ def test_an_extent_of_one_is_the_image_itself(source, tmp_path):
         assert np.array_equal(a, b)
 
 
+def test_objects_without_masks_are_carried_along_by_their_boxes(source, tmp_path):
+    content = json.loads(source.ann_file.read_text())
+    for ann in content["annotations"]:
+        del ann["segmentation"]
+    source.ann_file.write_text(json.dumps(content))
+    assert_masks_mark_their_pixels(write_extent(source, tmp_path / "canvas", 2))  # the objects are rectangles
+
+
 def test_writing_again_replaces_the_older_scenes(source, tmp_path):
     write_symmetries(source, tmp_path / "views", 8)
     scenes = write_symmetries(source, tmp_path / "views", 1)

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import warnings
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from torch import nn
 
 from mmsmlp import SMLPNet
 from mmsmlp.checkpoint import convert_spach
-from mmsmlp.resize import METHODS, resize_axis_weight
+from mmsmlp.resize import METHODS, resize_axis_bias, resize_axis_weight
 
 MINI = {"embed_dims": 8, "depths": (1, 1, 2, 1)}
 OFFICIAL = json.loads((DATA / "official_keys.json").read_text())
@@ -99,11 +100,34 @@ def test_maps_have_ceil_sizes_and_finite_values_at_any_size(height, width, metho
     assert all(m.isfinite().all() for m in maps)
 
 
-@pytest.mark.parametrize("size", [225, 226, 227, 228])
-def test_sizes_that_put_every_grid_one_position_off_the_anchor(size):
-    net = SMLPNet("tiny").eval()
-    grids = [module.shape[2] for module in net(torch.randn(1, 3, size, size))]
-    assert grids == [height + 1 for height, _ in net.grids]
+ONE_OFF = [(225, 225), (226, 227), (225, 228), (228, 228)]  # every grid one position off the anchor
+
+
+@pytest.mark.parametrize("size", ONE_OFF)
+def test_sizes_one_off_the_anchor_put_every_grid_one_off(size):
+    net = SMLPNet({**MINI, "depths": (1, 1, 1, 1)}).eval()
+    grids = [tuple(m.shape[2:]) for m in net(torch.randn(1, 3, *size))]
+    assert grids == [(height + 1, width + 1) for height, width in net.grids]
+
+
+@pytest.mark.parametrize("size", ONE_OFF)
+@pytest.mark.parametrize("method", METHODS)
+def test_float32_equals_float64_one_off_the_anchor(size, method, relative_error):
+    net = SMLPNet(MINI, interpolation=method).eval()
+    x = torch.randn(1, 3, *size)
+    single = net(x)
+    for a, b in zip(single, net.double()(x.double())):
+        assert relative_error(a, b) < 1e-5
+
+
+def test_a_training_step_one_off_the_anchor_has_the_gradients_of_float64(relative_error):
+    net = SMLPNet(MINI)
+    x = torch.randn(2, 3, 225, 228)
+    gradients = []
+    for module, dtype in ((copy.deepcopy(net), torch.float32), (net.double(), torch.float64)):
+        sum(m.square().mean() for m in module(x.to(dtype))).backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in module.parameters()]))
+    assert relative_error(*gradients) < 1e-4
 
 
 @settings(deadline=None, max_examples=30)
@@ -154,6 +178,27 @@ def test_forward_leaves_no_state_behind():
     assert attributes == {name: set(vars(module)) for name, module in net.named_modules()}
 
 
+@pytest.mark.parametrize("size", [(64, 64), (90, 48)])
+def test_tracing_works(size):
+    """The toolboxes' own get_flops.py and TensorBoard's graphs trace the model."""
+    net = mini().eval()
+    x = torch.randn(1, 3, *size)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the tracer says that sizes become constants: they do
+        traced = torch.jit.trace(net, x, check_trace=False)  # the first call also builds the resize matrices
+    for a, b in zip(traced(x), net(x)):
+        torch.testing.assert_close(a, b)
+
+
+def test_exporting_leaves_no_fake_tensors_behind():
+    net = mini().eval()
+    x = torch.randn(1, 3, 148, 148)  # a size that no other test uses: nothing about it is cached yet
+    exported = torch.export.export(net, (x,))
+    assert all(type(m) is torch.Tensor for m in net(x))
+    for a, b in zip(exported.module()(x), net(x)):
+        torch.testing.assert_close(a, b)
+
+
 def test_training_steps_take_a_different_size_every_time():
     net = mini(drop_path_rate=0.1)
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3)
@@ -194,10 +239,10 @@ def test_out_norm_adds_norms_that_start_as_the_identity():
 
 @pytest.mark.parametrize("frozen_stages", [-1, 0, 1, 3, 4])
 def test_frozen_stages_get_no_gradients_and_stay_in_eval_mode_after_train(frozen_stages):
-    net = mini(frozen_stages=frozen_stages).eval().train()
+    net = mini(frozen_stages=frozen_stages, out_norm=True).eval().train()
     frozen = [net.downsample_layers[0]] if frozen_stages >= 0 else []
     for i in range(max(frozen_stages, 0)):
-        frozen += [net.downsample_layers[i], net.stages[i]]
+        frozen += [net.downsample_layers[i], net.stages[i], getattr(net, f"norm{i}")]
     frozen_ids = {id(p) for module in frozen for p in module.parameters()}
     assert all(p.requires_grad == (id(p) not in frozen_ids) for p in net.parameters())
     assert not any(m.training for module in frozen for m in module.modules())
@@ -285,7 +330,15 @@ def test_the_registry_builds_it_by_name_and_by_class(name):
         ({"img_size": 0}, "img_size must be a positive int or"),
         ({"img_size": (64, 64, 3)}, r"got \(64, 64, 3\)"),
         ({"frozen_stages": 5}, "frozen_stages must be -1 .* to 4, got 5"),
-        ({"drop_path_rate": 1.5}, "drop path rate"),
+        ({"drop_path_rate": 1.5}, r"drop_path_rate must be in \[0, 1\), got 1.5"),
+        ({"drop_path_rate": -0.1}, "got -0.1"),
+        ({"in_channels": 0}, "in_channels must be a positive int, got 0"),
+        ({"arch": None}, "unknown arch None"),
+        ({"arch": {"embed_dims": 8.5, "depths": (1,)}}, "must be positive"),
+        ({"arch": {"embed_dims": 8, "depths": 4}}, "depths a list"),
+        ({"arch": {**MINI, "mlp_ratio": 0}}, "must be positive"),
+        ({"out_indices": None}, "got None"),
+        ({"img_size": 224.0}, "got 224.0"),
         ({"norm_cfg": {"type": "GN"}}, "'BN', 'SyncBN', got 'GN'"),
     ],
 )
@@ -326,11 +379,13 @@ def test_every_loading_path_resizes_to_the_own_anchor(way, tmp_path):
         init_cfg = {"type": "Pretrained", "checkpoint": checkpoint_of(given, tmp_path / "given.pth", prefix)}
         net = mini(init_cfg={**init_cfg, "prefix": prefix} if prefix else init_cfg)
         net.init_weights()
-    own, others = net.state_dict(), given.state_dict()
+    own = net.state_dict()
     assert own["stages.0.0.sparse_mlp.mix_w.weight"].shape == (16, 16)
-    for key, value in others.items():
-        wanted = resize_axis_weight(value, len(own[key])) if key.endswith(("mix_h.weight", "mix_w.weight")) else value
-        assert key.endswith(("mix_h.bias", "mix_w.bias")) or torch.equal(own[key], wanted), key
+    for key, value in given.state_dict().items():
+        if "mix_" in key:
+            resize = resize_axis_weight if key.endswith("weight") else resize_axis_bias
+            value = resize(value, len(own[key]))
+        assert torch.equal(own[key], value), key
 
 
 def test_a_resized_checkpoint_equals_the_original_at_the_new_anchor():

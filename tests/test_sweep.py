@@ -135,6 +135,29 @@ def test_a_config_of_another_kind_is_refused(config, checkpoint, tmp_path):
         Sweep(Config({"default_scope": "mmseg", "model": {}}), checkpoint, tmp_path, zooms=[1])
 
 
+def test_a_checkpoint_of_another_model_is_refused(config, checkpoint, tmp_path):
+    """`load_from` would warn and go on: an AP near 0 that looks as if the interpolation had broken the network."""
+    cfg = copy.deepcopy(config)
+    cfg.model.backbone.arch.embed_dims = 16
+    cfg.model.neck.in_channels = [16, 32, 64, 128]
+    sweep = Sweep(cfg, checkpoint, tmp_path, zooms=[1])
+    with pytest.raises(ValueError, match=r"iter_3.pth does not fit .*coins.py: .*size mismatch|do not match"):
+        sweep.evaluate(next(sweep.points()))
+
+
+def test_two_sweeps_in_one_process(config, checkpoint, tmp_path):
+    for name in ("first", "second"):
+        sweep = Sweep(config, checkpoint, tmp_path / name, extents=[1])
+        assert [sweep.evaluate(point)["objects"] for point in sweep.points()] == [12]
+
+
+def test_a_set_without_objects_is_named(tmp_path):
+    image = {"id": 1, "file_name": "1.png", "width": 9, "height": 6}
+    empty = COCO(str(write_coco(tmp_path / "set.json", [image], [], [{"id": 1, "name": "thing"}])))
+    with pytest.raises(ValueError, match="holds no objects"):
+        average_precision(empty, tmp_path / "none.json", "bbox", 100)
+
+
 @pytest.mark.parametrize(("given", "message"), [("none.pth", "does not exist"), (".", "holds no checkpoint")])
 def test_a_missing_checkpoint_is_named(config, tmp_path, given, message):
     with pytest.raises(FileNotFoundError, match=message):

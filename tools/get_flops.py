@@ -25,7 +25,7 @@ def main() -> None:
         config = Config.fromfile(args.config)
         config.merge_from_dict(args.cfg_options or {})
         count = count_config(config, (args.shape[0], args.shape[-1]))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: parts of the model do not fit each other
         sys.exit(f"get_flops: {error}")
     shape = " x ".join(map(str, count.input_shape))
     table = Table(title=f"{args.config}\ninput {shape}, {count.parameters:,} parameters")

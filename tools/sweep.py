@@ -1,4 +1,6 @@
-"""Evaluates one checkpoint at sizes it was not trained on: a table, results.json, sweep.png and detections.png.
+"""Evaluates one checkpoint at sizes it was not trained on: a table, results.json and sweep.png.
+
+With zoom 1 or extent 3 among the sizes, detections.png shows the boxes and masks found there.
 
 python tools/sweep.py CONFIG CHECKPOINT --zoom 0.5 1 2 --extent 1 2 4 --interpolation exact scaled --out work_dirs/sweep
 """
@@ -52,8 +54,8 @@ def main() -> None:
 
 
 def table(rows: list[dict]) -> Table:
-    """A row for each size, box AP / AP50 / mask AP of each interpolation."""
-    result = Table(title="box AP / box AP50 / mask AP")
+    """A row for each size, the accuracies of each interpolation in a cell."""
+    result = Table(title="box AP / box AP50 / mask AP, in percent")
     methods = list(dict.fromkeys(row["interpolation"] for row in rows))
     for heading in ("kind", "factor", "objects", *methods):
         result.add_column(heading, justify="left" if heading == "kind" else "right")
@@ -61,7 +63,7 @@ def table(rows: list[dict]) -> Table:
     for kind, factor in dict.fromkeys((row["kind"], row["factor"]) for row in rows):
         found = [cells[kind, factor, method] for method in methods]
         values = [
-            " / ".join(f"{row[key]:.3f}" for key in ("bbox_mAP", "bbox_mAP_50", "segm_mAP") if key in row)
+            " / ".join(f"{100 * row[key]:.1f}" for key in ("bbox_mAP", "bbox_mAP_50", "segm_mAP") if key in row)
             for row in found
         ]
         result.add_row(kind, f"{factor:g}", str(found[0]["objects"]), *values)
