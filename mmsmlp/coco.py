@@ -1,4 +1,4 @@
-"""Annotations in COCO's detection format (https://cocodataset.org/#format-data): reading and writing."""
+"""Annotations in COCO's detection format (https://cocodataset.org/#format-data): reading, writing, evaluating."""
 
 import contextlib
 import io
@@ -10,6 +10,7 @@ import numpy as np
 try:
     from pycocotools import mask as mask_utils
     from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
 except ModuleNotFoundError as error:
     raise ImportError(f'mmsmlp.coco needs pycocotools ({error}): pip install "mmsmlp[demo]"') from error
 
@@ -95,3 +96,37 @@ def load_coco(path: str | Path) -> COCO:
     """Loads a COCO annotation file without pycocotools' lines on the terminal."""
     with contextlib.redirect_stdout(io.StringIO()):
         return COCO(str(path))
+
+
+def average_precision(coco: COCO, results: Path, metric: str, max_detections: int) -> tuple[float, float]:
+    """AP of a COCO result file, from the evaluator's precision array.
+
+    pycocotools' own summary, and with it mmdet's ``bbox_mAP``, is -1 when 100 is not among the detection limits and
+    capped at 100 detections when it is: of no use on a canvas with hundreds of objects.
+
+    Args:
+        coco (COCO): The ground truth.
+        results (Path): Predictions in COCO's result format.
+        metric (str): 'bbox' or 'segm'.
+        max_detections (int): Detections per image that count.
+
+    Returns:
+        tuple[float, float]: AP averaged over the IoU thresholds 0.50:0.05:0.95, and AP at 0.50.
+
+    Raises:
+        ValueError: If the ground truth holds no objects.
+    """
+    if not coco.anns:
+        raise ValueError("the data set holds no objects, so no AP can be computed")
+    predictions = json.loads(results.read_text())
+    if not predictions:
+        return 0.0, 0.0
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluation = COCOeval(coco, coco.loadRes(predictions), metric)
+        evaluation.params.maxDets = [max_detections]
+        evaluation.evaluate()
+        evaluation.accumulate()
+    # (IoU thresholds, recalls, classes, area ranges, limits) -> all areas; -1 marks classes without objects.
+    precision = evaluation.eval["precision"][..., 0, -1]
+    with_objects = precision[:, 0] > -1
+    return float(precision[:, :, with_objects[0]].mean()), float(precision[0][:, with_objects[0]].mean())

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
-import json
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -19,10 +18,8 @@ from pathlib import Path
 import numpy as np
 from mmengine.config import Config
 from mmengine.runner import CheckpointLoader, Runner, find_latest_checkpoint
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
-from mmsmlp.coco import load_coco
+from mmsmlp.coco import average_precision, load_coco
 from mmsmlp.resize import check_method
 from mmsmlp.scenes import CocoSet, write_extent, write_symmetries
 
@@ -204,40 +201,6 @@ def zoom_pipeline(pipeline: list[dict], factor: float) -> None:
                 transform["scale_factor"] = transform["scale_factor"] * factor
     if not found:
         pipeline.insert(1, {"type": "Resize", "scale_factor": factor, "keep_ratio": True})
-
-
-def average_precision(coco: COCO, results: Path, metric: str, max_detections: int) -> tuple[float, float]:
-    """AP of a COCO result file, from the evaluator's precision array.
-
-    pycocotools' own summary, and with it mmdet's ``bbox_mAP``, is -1 when 100 is not among the detection limits and
-    capped at 100 detections when it is: of no use on a canvas with hundreds of objects.
-
-    Args:
-        coco (COCO): The ground truth.
-        results (Path): Predictions in COCO's result format.
-        metric (str): 'bbox' or 'segm'.
-        max_detections (int): Detections per image that count.
-
-    Returns:
-        tuple[float, float]: AP averaged over the IoU thresholds 0.50:0.05:0.95, and AP at 0.50.
-
-    Raises:
-        ValueError: If the ground truth holds no objects.
-    """
-    if not coco.anns:
-        raise ValueError("the data set holds no objects, so no AP can be computed")
-    predictions = json.loads(results.read_text())
-    if not predictions:
-        return 0.0, 0.0
-    with contextlib.redirect_stdout(io.StringIO()):
-        evaluation = COCOeval(coco, coco.loadRes(predictions), metric)
-        evaluation.params.maxDets = [max_detections]
-        evaluation.evaluate()
-        evaluation.accumulate()
-    # (IoU thresholds, recalls, classes, area ranges, limits) -> all areas; -1 marks classes without objects.
-    precision = evaluation.eval["precision"][..., 0, -1]
-    with_objects = precision[:, 0] > -1
-    return float(precision[:, :, with_objects[0]].mean()), float(precision[0][:, with_objects[0]].mean())
 
 
 def versions() -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The sweep: AP beyond 100 detections, zooming pipelines, limits, errors, and the whole tool on a real detector."""
+"""The sweep: zooming pipelines, limits, errors, and the whole tool on a real detector."""
 
 import copy
 import json
@@ -6,17 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
 from PIL import Image
-from pycocotools.coco import COCO
 
-from mmsmlp.coco import coco_annotation, write_coco
 from mmsmlp.coins import write_coins
-from mmsmlp.sweep import Sweep, average_precision, zoom_pipeline
+from mmsmlp.sweep import Sweep, zoom_pipeline
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "configs/demo/mask-rcnn_smlpnet-mini_coins.py"
@@ -47,50 +44,6 @@ def checkpoint(config, tmp_path_factory) -> Path:
     cfg.experiment_name = "sweep_checkpoint"
     Runner.from_cfg(cfg).train()
     return Path(cfg.work_dir, "iter_3.pth")
-
-
-@pytest.fixture
-def many_objects(tmp_path) -> COCO:
-    """An image with 150 objects of 4 x 4 pixels."""
-    annotations = []
-    for index in range(150):
-        mask = np.zeros((60, 90), bool)
-        mask[index // 15 * 6 : index // 15 * 6 + 4, index % 15 * 6 : index % 15 * 6 + 4] = True
-        annotations.append(coco_annotation(mask, 1, index + 1, 1))
-    image = {"id": 1, "file_name": "1.png", "width": 90, "height": 60}
-    return COCO(str(write_coco(tmp_path / "set.json", [image], annotations, [{"id": 1, "name": "thing"}])))
-
-
-def predictions(coco: COCO, path: Path, count: int) -> Path:
-    """Perfect predictions of the first ``count`` objects."""
-    anns = [coco.anns[i] for i in sorted(coco.anns)[:count]]
-    keys = ("image_id", "category_id", "bbox", "segmentation")
-    path.write_text(json.dumps([{**{k: ann[k] for k in keys}, "score": 0.9} for ann in anns]))
-    return path
-
-
-@pytest.mark.parametrize("metric", ["bbox", "segm"])
-def test_all_of_150_objects_found_is_an_ap_of_1(many_objects, tmp_path, metric):
-    results = predictions(many_objects, tmp_path / "all.json", 150)
-    assert average_precision(many_objects, results, metric, 150) == (1.0, 1.0)
-
-
-def test_the_detection_limit_counts(many_objects, tmp_path):
-    results = predictions(many_objects, tmp_path / "all.json", 150)
-    ap = average_precision(many_objects, results, "bbox", 75)[0]
-    assert ap == pytest.approx(0.5, abs=0.01)
-
-
-def test_no_prediction_is_an_ap_of_0(many_objects, tmp_path):
-    results = predictions(many_objects, tmp_path / "none.json", 0)
-    assert average_precision(many_objects, results, "bbox", 100) == (0.0, 0.0)
-
-
-def test_classes_without_objects_do_not_count(many_objects, tmp_path):
-    many_objects.dataset["categories"].append({"id": 2, "name": "absent"})
-    many_objects.createIndex()
-    results = predictions(many_objects, tmp_path / "all.json", 150)
-    assert average_precision(many_objects, results, "bbox", 150)[0] == 1.0
 
 
 @pytest.mark.parametrize(
@@ -149,13 +102,6 @@ def test_two_sweeps_in_one_process(config, checkpoint, tmp_path):
     for name in ("first", "second"):
         sweep = Sweep(config, checkpoint, tmp_path / name, extents=[1])
         assert [sweep.evaluate(point)["objects"] for point in sweep.points()] == [12]
-
-
-def test_a_set_without_objects_is_named(tmp_path):
-    image = {"id": 1, "file_name": "1.png", "width": 9, "height": 6}
-    empty = COCO(str(write_coco(tmp_path / "set.json", [image], [], [{"id": 1, "name": "thing"}])))
-    with pytest.raises(ValueError, match="holds no objects"):
-        average_precision(empty, tmp_path / "none.json", "bbox", 100)
 
 
 @pytest.mark.parametrize(("given", "message"), [("none.pth", "does not exist"), (".", "holds no checkpoint")])
