@@ -34,7 +34,7 @@ def convert_spach(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
     Returns:
         dict[str, Tensor]: The same tensors as ``backbone.…`` and ``head.fc.…``; 1x1 convolutions that are linear
-            layers here lose their two unit axes. The anchor grid is the one that the weights were trained on.
+            layers here lose their two unit axes. The anchor grid stays the one that they were trained on.
 
     Raises:
         ValueError: If a key is not one of the official model's, or the stem is missing.
@@ -57,7 +57,7 @@ def report_loading(model: nn.Module, state_dict: Mapping[str, Tensor], prefix: s
     """Log one line on how a state dict fits a backbone, and arm the guard of :func:`refuse_resumed_moments`.
 
     Args:
-        model (nn.Module): The backbone about to load; has ``grids``, the anchor (H, W) of each stage.
+        model (nn.Module): The backbone about to load.
         state_dict (Mapping[str, Tensor]): What it is given; only keys that start with ``prefix`` concern it.
         prefix (str): The backbone's name within the whole model, with a trailing dot, or ''.
 

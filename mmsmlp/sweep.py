@@ -191,14 +191,12 @@ def zoom_pipeline(pipeline: list[dict], factor: float) -> None:
     """
     found = False
     for transform in pipeline:
-        if transform["type"].rpartition(".")[2] == "Resize":
+        if _class_name(transform["type"]) == "Resize":
             found = True
-            if "scale" in transform:
-                scale = transform["scale"]
-                sides = (scale, scale) if isinstance(scale, int) else scale
-                transform["scale"] = tuple(round(side * factor) for side in sides)
-            else:
-                transform["scale_factor"] = transform["scale_factor"] * factor
+            key = "scale" if "scale" in transform else "scale_factor"
+            given = transform[key]
+            both = given if isinstance(given, Sequence) else (given, given)
+            transform[key] = tuple(round(v * factor) if key == "scale" else v * factor for v in both)
     if not found:
         pipeline.insert(1, {"type": "Resize", "scale_factor": factor, "keep_ratio": True})
 
@@ -222,7 +220,7 @@ def _test_set(cfg: Config) -> CocoSet:
     if not (
         cfg.get("default_scope") == "mmdet"
         and dataset.get("ann_file", "").endswith(".json")
-        and getattr(backbone, "__name__", str(backbone)).lower().endswith("smlpnet")
+        and _class_name(backbone).lower() == "smlpnet"
     ):
         raise ValueError(
             f"{cfg.filename} is not a detection config with an SMLPNet backbone and a COCO-format test set "
@@ -233,6 +231,11 @@ def _test_set(cfg: Config) -> CocoSet:
     if not ann_file.is_file():
         raise FileNotFoundError(f"the test set's annotations {ann_file} do not exist: make or download the set first")
     return CocoSet(ann_file, Path(root, dataset.data_prefix.img).absolute())
+
+
+def _class_name(config_type: str | type) -> str:
+    """The name of a class that a config names by itself or, with or without a scope, by a string."""
+    return getattr(config_type, "__name__", str(config_type)).rpartition(".")[2]
 
 
 def _checkpoint_file(checkpoint: str | Path) -> Path:

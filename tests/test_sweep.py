@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmcv.transforms import Resize
 from mmengine.config import Config
 from mmengine.runner import Runner
 from PIL import Image
@@ -51,7 +52,8 @@ def checkpoint(config, tmp_path_factory) -> Path:
     [
         ({"type": "Resize", "scale": (1333, 800), "keep_ratio": True}, {"scale": (2000, 1200)}),
         ({"type": "mmdet.Resize", "scale": 512}, {"scale": (768, 768)}),
-        ({"type": "Resize", "scale_factor": 2.0}, {"scale_factor": 3.0}),
+        ({"type": "Resize", "scale_factor": 2.0}, {"scale_factor": (3.0, 3.0)}),
+        ({"type": Resize, "scale_factor": (1.0, 2.0)}, {"scale_factor": (1.5, 3.0)}),
     ],
 )
 def test_a_zoom_multiplies_the_size_that_a_pipeline_resizes_to(transform, wanted):
