@@ -48,7 +48,7 @@ test-all: setup ## run every test, the slow ones too (at most 90 minutes), and t
 lint: setup ## run the linter
 	$(BIN)/ruff check
 
-demo: setup ## train a Mask R-CNN on coins and evaluate it at sizes it never saw (10 minutes): work_dirs/demo
+demo: setup ## train a Mask R-CNN on coins and evaluate it at sizes it never saw (3 minutes): work_dirs/demo
 	$(PY) tools/make_coins.py data/coins
 	$(BIN)/mim train $(MMDET) $(DEMO_CONFIG) --gpus 0 --work-dir $(DEMO_DIR) --cfg-options randomness.seed=$(SEED)
 	$(PY) tools/sweep.py $(DEMO_CONFIG) $(DEMO_DIR) --zoom 0.5 0.75 1 1.5 2 --symmetries 8 \
