@@ -7,6 +7,7 @@ import pytest
 import torch
 
 DATA = Path(__file__).parent / "data"
+MINI = {"embed_dims": 8, "depths": (1, 1, 2, 1)}  # the arch of the golden data, at 64 pixels
 
 
 @pytest.fixture(autouse=True)

@@ -1,21 +1,16 @@
 """Official key names, the report on loading, and the refusal to resume on another grid."""
 
-import json
-
 import pytest
 import torch
-from conftest import DATA
+from conftest import MINI
 from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
-from mmengine.runner import Runner
+from mmengine.runner import Runner, load_checkpoint
 from torch import nn
 
 from mmsmlp import SMLPNet
 from mmsmlp.checkpoint import convert_spach
-from mmsmlp.resize import resize_axis_weight
-
-MINI = {"embed_dims": 8, "depths": (1, 1, 2, 1)}
-OFFICIAL = json.loads((DATA / "official_keys.json").read_text())
+from mmsmlp.resize import resize_axis_bias, resize_axis_weight
 
 
 @pytest.fixture
@@ -109,6 +104,47 @@ def test_loading_nothing_is_an_error(given):
     }[given]
     with pytest.raises(RuntimeError, match=r"none of the \d+ given keys fits.*prefix='backbone\.'"):
         SMLPNet(MINI).load_state_dict(state, strict=False)
+
+
+def mini(img_size: int = 64, **kwargs) -> SMLPNet:
+    return SMLPNet(MINI, img_size=img_size, **kwargs)
+
+
+def checkpoint_of(net: nn.Module, path, prefix: str = "") -> str:
+    torch.save({"state_dict": {prefix + key: value for key, value in net.state_dict().items()}, "meta": {}}, path)
+    return str(path)
+
+
+@pytest.mark.parametrize("way", ["load_state_dict", "init_cfg", "init_cfg with prefix", "load_checkpoint"])
+def test_every_loading_path_resizes_to_the_own_anchor(way, tmp_path):
+    """`load_checkpoint` is what mmengine's `load_from` calls."""
+    given = mini(img_size=96)
+    if way == "load_state_dict":
+        net = mini()
+        net.load_state_dict(given.state_dict())
+    elif way == "load_checkpoint":
+        net = mini()
+        load_checkpoint(net, checkpoint_of(given, tmp_path / "given.pth"))
+    else:
+        prefix = "backbone." if "prefix" in way else ""
+        init_cfg = {"type": "Pretrained", "checkpoint": checkpoint_of(given, tmp_path / "given.pth", prefix)}
+        net = mini(init_cfg={**init_cfg, "prefix": prefix} if prefix else init_cfg)
+        net.init_weights()
+    own = net.state_dict()
+    assert own["stages.0.0.sparse_mlp.mix_w.weight"].shape == (16, 16)
+    for key, value in given.state_dict().items():
+        if "mix_" in key:
+            resize = resize_axis_weight if key.endswith("weight") else resize_axis_bias
+            value = resize(value, len(own[key]))
+        assert torch.equal(own[key], value), key
+
+
+def test_a_resized_checkpoint_equals_the_original_at_the_new_anchor():
+    given, net = mini(img_size=64).double().eval(), mini(img_size=96).double().eval()
+    net.load_state_dict(given.state_dict())
+    x = torch.randn(1, 3, 96, 96, dtype=torch.float64)
+    for a, b in zip(net(x), given(x)):
+        torch.testing.assert_close(a, b)
 
 
 class Regressor(nn.Module):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import MINI
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -14,7 +15,6 @@ from mmsmlp import SMLPNet
 from mmsmlp.flops import PARTS, count_config, count_macs
 
 ROOT = Path(__file__).parents[1]
-MINI = {"embed_dims": 8, "depths": (1, 1, 2, 1)}
 CONFIG = ROOT / "configs/demo/mask-rcnn_smlpnet-mini_coins.py"
 
 

@@ -6,18 +6,16 @@ import warnings
 
 import pytest
 import torch
-from conftest import DATA
+from conftest import DATA, MINI
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmengine.registry import MODELS as ROOT_MODELS
-from mmengine.runner import load_checkpoint
 from torch import nn
 
 from mmsmlp import SMLPNet
 from mmsmlp.checkpoint import convert_spach
-from mmsmlp.resize import METHODS, resize_axis_bias, resize_axis_weight
+from mmsmlp.resize import METHODS
 
-MINI = {"embed_dims": 8, "depths": (1, 1, 2, 1)}
 OFFICIAL = json.loads((DATA / "official_keys.json").read_text())
 
 
@@ -357,40 +355,3 @@ def test_a_state_dict_makes_the_round_trip():
     given, net = mini(), mini()
     net.load_state_dict(copy.deepcopy(given.state_dict()))
     assert all(torch.equal(value, net.state_dict()[key]) for key, value in given.state_dict().items())
-
-
-def checkpoint_of(net: nn.Module, path, prefix: str = "") -> str:
-    torch.save({"state_dict": {prefix + key: value for key, value in net.state_dict().items()}, "meta": {}}, path)
-    return str(path)
-
-
-@pytest.mark.parametrize("way", ["load_state_dict", "init_cfg", "init_cfg with prefix", "load_checkpoint"])
-def test_every_loading_path_resizes_to_the_own_anchor(way, tmp_path):
-    """`load_checkpoint` is what mmengine's `load_from` calls."""
-    given = mini(img_size=96)
-    if way == "load_state_dict":
-        net = mini()
-        net.load_state_dict(given.state_dict())
-    elif way == "load_checkpoint":
-        net = mini()
-        load_checkpoint(net, checkpoint_of(given, tmp_path / "given.pth"))
-    else:
-        prefix = "backbone." if "prefix" in way else ""
-        init_cfg = {"type": "Pretrained", "checkpoint": checkpoint_of(given, tmp_path / "given.pth", prefix)}
-        net = mini(init_cfg={**init_cfg, "prefix": prefix} if prefix else init_cfg)
-        net.init_weights()
-    own = net.state_dict()
-    assert own["stages.0.0.sparse_mlp.mix_w.weight"].shape == (16, 16)
-    for key, value in given.state_dict().items():
-        if "mix_" in key:
-            resize = resize_axis_weight if key.endswith("weight") else resize_axis_bias
-            value = resize(value, len(own[key]))
-        assert torch.equal(own[key], value), key
-
-
-def test_a_resized_checkpoint_equals_the_original_at_the_new_anchor():
-    given, net = mini(img_size=64).double().eval(), mini(img_size=96).double().eval()
-    net.load_state_dict(given.state_dict())
-    x = torch.randn(1, 3, 96, 96, dtype=torch.float64)
-    for a, b in zip(net(x), given(x)):
-        torch.testing.assert_close(a, b)
