@@ -3,6 +3,7 @@
 # Variables: STACK=onedl | openmmlab      the set of OpenMMLab packages, each in an environment folder of its own
 #            PYTHON=/path/to/python3.11   the Python of that environment (default: the first that suits)
 #            SEED=0                       of `make demo`
+#            DEMO_DIR=work_dirs/demo      the folder that it writes to
 #            MAX_JOBS=1                   compilers at once, where mmcv's operators have to be compiled
 # pip's own variables (PIP_INDEX_URL, PIP_FIND_LINKS, ...) apply. On a machine without a GPU
 #   PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make setup
@@ -50,7 +51,7 @@ lint: setup ## run the linter
 
 demo: setup ## train a Mask R-CNN on coins and evaluate it at sizes it never saw (3 minutes): work_dirs/demo
 	$(PY) tools/make_coins.py data/coins
-	$(BIN)/mim train $(MMDET) $(DEMO_CONFIG) --gpus 0 --work-dir $(DEMO_DIR) --cfg-options randomness.seed=$(SEED)
+	$(BIN)/mim train $(MMDET) $(DEMO_CONFIG) --work-dir $(DEMO_DIR) --cfg-options randomness.seed=$(SEED)
 	$(PY) tools/sweep.py $(DEMO_CONFIG) $(DEMO_DIR) --zoom 0.5 0.75 1 1.5 2 --symmetries 8 \
 		--extent 1 2 3 4 --interpolation exact bounded scaled naive --out $(DEMO_DIR)
 

@@ -8,7 +8,7 @@ except ModuleNotFoundError as error:
     if error.name != "mmengine":
         raise
     raise ModuleNotFoundError(
-        "mmsmlp needs mmengine: pip install 'mmsmlp[onedl]' (maintained fork), or 'mmsmlp[openmmlab]' (upstream).",
+        "mmsmlp needs mmengine: in its clone, make setup or pip install -e '.[onedl]' (or extra 'openmmlab').",
         name="mmengine",
     ) from None
 

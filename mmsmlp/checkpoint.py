@@ -162,6 +162,7 @@ _guarded = False
 
 
 def _guard_optimizers() -> None:
+    # (torch 2.1 runs no step hooks once torch.compile was used; there PyTorch's own error about sizes remains.)
     global _guarded
     if not _guarded:
         register_optimizer_step_pre_hook(refuse_resumed_moments)

@@ -23,7 +23,7 @@ try:
     from skimage import data, filters, segmentation
 except ModuleNotFoundError as error:
     raise ImportError(
-        f'mmsmlp.coins needs scikit-image, SciPy and Pillow ({error}): pip install "mmsmlp[demo]"'
+        f"mmsmlp.coins needs scikit-image, SciPy and Pillow ({error}): pip install -e '.[demo]' in its clone"
     ) from error
 
 # The coins lie in four rows, and none touches pixel rows 145 to 155, so this cut leaves all of them whole, 12 in each

@@ -48,6 +48,9 @@ class DropPath(nn.Module):
 
     Args:
         rate (float): Probability of dropping a branch, in [0, 1).
+
+    Raises:
+        ValueError: If the rate is outside.
     """
 
     def __init__(self, rate: float = 0.0):
@@ -78,6 +81,9 @@ class AxisLinear(nn.Module):
         length (int): Number of anchor positions n.
         dim (int): The axis of the (N, H, W, C) input to mix along: 1 is H, 2 is W.
         interpolation (str): One of ``mmsmlp.resize.METHODS``. Defaults to 'exact'.
+
+    Raises:
+        ValueError: If an argument is invalid.
     """
 
     def __init__(self, length: int, dim: int, interpolation: str = "exact"):
@@ -162,13 +168,19 @@ class SparseMLP(nn.Module):
         grid (int | tuple[int, int]): Anchor positions (H, W) that the axis weights are learned on.
         interpolation (str): How the axis weights reach other sizes, one of ``mmsmlp.resize.METHODS``.
         norm_cfg (dict | None): Batch norm config. Defaults to ``dict(type='BN')``.
+
+    Raises:
+        ValueError: If an argument is invalid.
     """
 
     def __init__(
         self, channels: int, grid: int | tuple[int, int], interpolation: str = "exact", norm_cfg: dict | None = None
     ):
         super().__init__()
-        height, width = grid if isinstance(grid, Sequence) else (grid, grid)
+        grid = tuple(grid) if isinstance(grid, Sequence) else (grid, grid)
+        if len(grid) != 2:
+            raise ValueError(f"grid must be a number of positions or (height, width), got {grid!r}")
+        height, width = grid
         self.norm = build_norm(norm_cfg or {"type": "BN"}, channels)
         self.act = nn.GELU()
         self.mix_w = AxisLinear(width, 2, interpolation)

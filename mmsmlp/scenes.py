@@ -62,7 +62,21 @@ def mirrored_tiles(height: int, width: int, count: int) -> Iterator[tuple[int, i
 
 
 def write_symmetries(source: CocoSet, root: str | Path, count: int = 8) -> CocoSet:
-    """Write a COCO set with ``count`` (1 to 8) flips and rotations of every image and its objects."""
+    """Write a COCO set with flips and rotations of every image and its objects.
+
+    Args:
+        source (CocoSet): The set to read.
+        root (str | Path): Folder to write to; replaced if it exists.
+        count (int): How many of the 8 symmetries, the image itself first. Defaults to all.
+
+    Returns:
+        CocoSet: The set written.
+
+    Raises:
+        ValueError: If ``count`` is not 1 to 8.
+    """
+    if count not in range(1, 9):
+        raise ValueError(f"symmetries must be 1 to 8, got {count!r}")
 
     def views(image, objects):
         for index in range(count):
@@ -75,7 +89,20 @@ def write_extent(source: CocoSet, root: str | Path, count: int) -> CocoSet:
     """Write a COCO set whose every image is ``count`` x ``count`` mirrored copies of the original, objects included.
 
     The pixels of an object stay as large as they were: the scene gets wider, not closer.
+
+    Args:
+        source (CocoSet): The set to read.
+        root (str | Path): Folder to write to; replaced if it exists.
+        count (int): Copies along each axis, at least 1.
+
+    Returns:
+        CocoSet: The set written.
+
+    Raises:
+        ValueError: If ``count`` is not a positive integer.
     """
+    if not isinstance(count, int) or count < 1:
+        raise ValueError(f"extents must be positive integers, got {count!r}")
 
     def canvas(image, objects):
         height, width = image.shape[:2]

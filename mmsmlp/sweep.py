@@ -90,12 +90,12 @@ class Sweep:
         self.checkpoint = _checkpoint_file(checkpoint)
         self._logs = tempfile.TemporaryDirectory()  # the Runner's own logs are of no use here
 
-    def __len__(self) -> int:
-        """Number of points."""
-        return (len(self.zooms) + len(self.extents)) * len(self.interpolations)
-
     def points(self) -> Iterator[Point]:
-        """Write the scenes of each size, and yield its points."""
+        """Write the scenes of every size.
+
+        Yields:
+            Point: Each size with each interpolation.
+        """
         sizes = []
         if self.zooms:
             scenes = write_symmetries(self.source, self.out / "scenes" / "zoom", self.symmetries)

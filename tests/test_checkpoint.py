@@ -1,5 +1,8 @@
 """Official key names, the report on loading, and the refusal to resume on another grid."""
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 from conftest import MINI
@@ -137,6 +140,20 @@ def test_every_loading_path_resizes_to_the_own_anchor(way, tmp_path):
             resize = resize_axis_weight if key.endswith("weight") else resize_axis_bias
             value = resize(value, len(own[key]))
         assert torch.equal(own[key], value), key
+
+
+def test_the_readmes_lines_load_official_weights(golden_group, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"model": golden_group("state_dict/")}, "smlp_b.pth")
+    readme = (Path(__file__).parents[1] / "README.md").read_text("utf-8")
+    lines = next(block for block in re.findall(r"```python\n(.+?)```", readme, re.S) if "convert_spach" in block)
+    exec(lines, {})
+    net = mini(init_cfg={"type": "Pretrained", "checkpoint": "smlpnet-base.pth", "prefix": "backbone."})
+    net.init_weights()
+    wanted = convert_spach(golden_group("state_dict/"))
+    assert all(
+        torch.equal(value.double(), wanted[f"backbone.{key}"].double()) for key, value in net.state_dict().items()
+    )
 
 
 def test_a_resized_checkpoint_equals_the_original_at_the_new_anchor():

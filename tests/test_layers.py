@@ -168,6 +168,11 @@ def test_a_bad_anchor_is_named(length):
         SparseMLP(4, length)
 
 
+def test_a_grid_of_three_axes_is_named():
+    with pytest.raises(ValueError, match=r"\(height, width\), got \(1, 2, 3\)"):
+        SparseMLP(4, (1, 2, 3))
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("length", [5, 14])
 def test_loading_resizes_from_another_anchor(length, method):

@@ -53,7 +53,7 @@ def test_without_mmengine_one_line_names_the_extras(tmp_path):
     result = run_python(code)
     assert result.returncode == 1
     last = result.stderr.strip().splitlines()[-1]
-    assert re.search(r"mmsmlp needs mmengine: pip install 'mmsmlp\[onedl\]'.*'mmsmlp\[openmmlab\]'", last)
+    assert re.search(r"mmsmlp needs mmengine: .*pip install -e '\.\[onedl\]'.*'openmmlab'", last)
     assert "During handling" not in result.stderr
 
 

@@ -1,4 +1,6 @@
-"""sMLPNet-T on ImageNet-1k, 300 epochs, by the official code's recipe. Not trained by us; the paper: top-1 81.9.
+"""sMLPNet-T on ImageNet-1k, 300 epochs. Not trained by us; the paper: top-1 81.9.
+
+The official code's recipe, without its moving average of the weights.
 
 mim train mmpretrain configs/classification/smlpnet-tiny_8xb128_in1k.py --gpus 8 --launcher pytorch
 """
