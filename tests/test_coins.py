@@ -462,5 +462,5 @@ def test_a_missing_package_names_the_extra(monkeypatch, module):
     for loaded in ("mmsmlp.coins", "mmsmlp.coco"):
         monkeypatch.delitem(sys.modules, loaded, raising=False)
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(ImportError, match=rf'{module}[^\n]*pip install "mmsmlp\[demo\]"'):
+    with pytest.raises(ImportError, match=rf"{module}[^\n]*pip install -e .\.\[demo\]"):
         importlib.import_module("mmsmlp.coins")
