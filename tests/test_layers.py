@@ -47,7 +47,10 @@ def test_resizing_a_map_and_sparse_mixing_commute(shape):
     module = SparseMLP(4, 6).double()
     module.norm, module.act = nn.Identity(), nn.Identity()
     x = torch.randn(2, 4, 6, 6, dtype=torch.float64)
-    up = lambda t: interpolation_matrix(6, shape[0]) @ t @ interpolation_matrix(6, shape[1]).T  # noqa: E731
+
+    def up(t):
+        return interpolation_matrix(6, shape[0]) @ t @ interpolation_matrix(6, shape[1]).T
+
     torch.testing.assert_close(module(up(x)), up(module(x)))
 
 

@@ -207,7 +207,10 @@ def test_autocast_does_not_lower_the_precision(method):
 @pytest.mark.parametrize("m", [5, 15, 31])
 def test_gradients_are_right(method, m):
     weight, bias = axis_layer(7)
-    resize = lambda w, b: (resize_axis_weight(w, m, method), resize_axis_bias(b, m, method))  # noqa: E731
+
+    def resize(w, b):
+        return resize_axis_weight(w, m, method), resize_axis_bias(b, m, method)
+
     assert torch.autograd.gradcheck(resize, (weight.requires_grad_(), bias.requires_grad_()))
 
 
