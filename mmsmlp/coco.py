@@ -57,7 +57,12 @@ def coco_annotation(mask: np.ndarray, image_id: int, annotation_id: int, categor
 
 
 def write_coco(
-    path: str | Path, images: list[dict], annotations: list[dict], categories: list[dict], info: dict | None = None
+    path: str | Path,
+    images: list[dict],
+    annotations: list[dict],
+    categories: list[dict],
+    info: dict | None = None,
+    licenses: list[dict] | None = None,
 ) -> Path:
     """Writes a COCO annotation file; equal arguments give equal bytes.
 
@@ -67,6 +72,7 @@ def write_coco(
         annotations: entries as :func:`coco_annotation` returns them.
         categories: entries with ``id`` and ``name``.
         info: COCO's free-form description of the set.
+        licenses: entries with ``id``, ``name`` and ``url`` for the ``license`` of the images; left out if None.
 
     Returns:
         The path written.
@@ -87,6 +93,8 @@ def write_coco(
             if named not in ids[kind]:
                 raise ValueError(f"annotation {annotation['id']} names {kind} {named}, known are {sorted(ids[kind])}")
     content = {"info": info or {}, "images": images, "annotations": annotations, "categories": categories}
+    if licenses is not None:
+        content["licenses"] = licenses
     path = Path(path)
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     return path

@@ -6,16 +6,15 @@ Labels: *algorithmic*, by the classical watershed segmentation of scikit-image's
 (https://scikit-image.org/docs/stable/auto_examples/applications/plot_coins_segmentation.html); nobody drew them.
 """
 
-import io
 import json
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from mmengine.logging import print_log
 
-from mmsmlp.coco import coco_annotation, mask_utils, write_coco
-from mmsmlp.files import atomic_directory, atomic_file
+from mmsmlp.coco import coco_annotation, mask_utils
+from mmsmlp.files import atomic_file
+from mmsmlp.filesets import Content, png, read_image, write_set
 
 try:
     from PIL import Image, ImageDraw, ImageFont
@@ -104,29 +103,7 @@ def write_coins(root: str | Path, overwrite: bool = False) -> Path:
             damaged set.
         OSError: ``root`` cannot be written (its subclass says why, for example ``PermissionError``).
     """
-    root = Path(root)
-    contents = _contents()
-    if _is_set(root, contents) and not overwrite:
-        print_log(f"{root} already holds the complete coins set: left untouched", logger="current")
-        return root
-    _refuse_others(root, contents, overwrite)
-    try:
-        with atomic_directory(root, overwrite) as folder:
-            for name, content in contents.items():
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                if isinstance(content, dict):
-                    write_coco(folder / name, **content)
-                else:
-                    (folder / name).write_bytes(_png(content))
-    except OSError as error:
-        if not overwrite and _is_set(root, contents):  # another process was faster
-            return root
-        reason = (
-            f"cannot write the coins set to {root}: {error.strerror or error}. Choose a writable folder with 1 MB free"
-        )
-        raise OSError(error.errno, reason) from error
-    print_log(f"{root}: wrote the coins set", logger="current")
-    return root
+    return write_set(root, _contents(), "coins set", "make_coins.py", overwrite)
 
 
 def draw_annotations(root: str | Path, out: str | Path) -> Path:
@@ -150,11 +127,11 @@ def draw_annotations(root: str | Path, out: str | Path) -> Path:
     seam = PARTS["val"].start * _ENLARGE
     picture[seam - 1 : seam + 1] = 255
     with atomic_file(out) as new:
-        new.write_bytes(_png(picture))
+        new.write_bytes(png(picture))
     return out
 
 
-def _contents() -> dict[str, np.ndarray | dict]:
+def _contents() -> dict[str, Content]:
     """The set: file name -> image (H, W) uint8, or the arguments of :func:`write_coco`."""
     contents = {}
     for name, (image, masks) in split().items():
@@ -170,56 +147,12 @@ def _contents() -> dict[str, np.ndarray | dict]:
     return contents
 
 
-def _is_set(root: Path, contents: dict) -> bool:
-    """Whether the files under ``root`` say what they should. Decoded, since PNG bytes differ between zlib versions."""
-    try:
-        for name, content in contents.items():
-            if isinstance(content, dict):
-                if json.loads((root / name).read_text(encoding="utf-8")) != content:
-                    return False
-            elif not np.array_equal(_read_png(root / name), content):
-                return False
-    except (OSError, ValueError, SyntaxError):  # missing or damaged; Pillow calls a broken PNG a SyntaxError
-        return False
-    return True
-
-
-def _refuse_others(root: Path, contents: dict, overwrite: bool) -> None:
-    """Raises FileExistsError where writing to ``root`` would destroy something that is not ours to destroy."""
-    if root.exists() and not root.is_dir():
-        raise FileExistsError(f"{root} is a file, not a folder: choose another path for the coins set")
-    found = False
-    for path in root.rglob("*"):
-        if not path.is_dir():
-            found, name = True, path.relative_to(root).as_posix()
-            if name not in contents:
-                raise FileExistsError(
-                    f"{root} holds files other than the coins set's ({name}): choose another folder or move them away"
-                )
-    if found and not overwrite:
-        raise FileExistsError(
-            f"{root} holds a damaged or an older coins set: overwrite=True (make_coins.py --overwrite) replaces it"
-        )
-
-
-def _png(image: np.ndarray) -> bytes:
-    # Encoded in memory: Pillow's own file writing hides the reason of a failed write.
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, format="PNG")
-    return buffer.getvalue()
-
-
-def _read_png(path: Path) -> np.ndarray:
-    with Image.open(path) as image:
-        return np.array(image)
-
-
 def _draw_part(root: Path, name: str) -> np.ndarray:
     """Returns (3H, 3W, 3) uint8: one part of the written set with its annotations."""
     source = root / f"annotations/instances_{name}.json"
     try:
         annotations = json.loads(source.read_text(encoding="utf-8"))["annotations"]
-        image = _read_png(root / f"images/{name}/coins.png")
+        image = read_image(root / f"images/{name}/coins.png")
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"{root} holds no coins set ({error.filename} is missing): write_coins makes it"

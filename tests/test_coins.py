@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from mmsmlp import coins, files
+from mmsmlp import coins, files, filesets
 
 TOOL = Path(__file__).parents[1] / "tools" / "make_coins.py"
 NAMES = ("train", "val")
@@ -314,12 +314,12 @@ def test_an_unwritable_parent_is_named(unwritable):
         coins.write_coins(unwritable / "coins")
 
 
-@pytest.mark.parametrize("failing", ["write_coco", "_png"])
+@pytest.mark.parametrize("failing", ["write_coco", "png"])
 @pytest.mark.parametrize(
     "error", [KeyboardInterrupt, OSError(28, "No space left on device")], ids=["ctrl-c", "disk full"]
 )
 def test_an_interrupted_first_build_leaves_nothing(tmp_path, monkeypatch, failing, error):
-    monkeypatch.setattr(coins, failing, _fail_on_call(getattr(coins, failing), error))
+    monkeypatch.setattr(filesets, failing, _fail_on_call(getattr(filesets, failing), error))
     with pytest.raises(error if isinstance(error, type) else OSError):
         coins.write_coins(tmp_path / "new" / "coins")
     assert not list(tmp_path.iterdir())
@@ -329,7 +329,7 @@ def test_an_interrupted_first_build_leaves_nothing(tmp_path, monkeypatch, failin
 def test_an_interrupted_overwrite_keeps_the_old_set(built, tmp_path, monkeypatch, call):
     root = coins.write_coins(tmp_path / "coins")
     if call == 1:
-        monkeypatch.setattr(coins, "_png", _fail_on_call(coins._png, KeyboardInterrupt))
+        monkeypatch.setattr(filesets, "png", _fail_on_call(filesets.png, KeyboardInterrupt))
     else:
         monkeypatch.setattr(files.os, "replace", _fail_on_call(os.replace, KeyboardInterrupt, call - 1))
     with pytest.raises(KeyboardInterrupt):
@@ -446,7 +446,7 @@ def test_the_tool_builds_and_draws(built, tmp_path, monkeypatch, capsys):
 
 def test_the_tool_says_that_a_set_was_there(built, monkeypatch):
     messages = []
-    monkeypatch.setattr(coins, "print_log", lambda message, logger: messages.append(message))
+    monkeypatch.setattr(filesets, "print_log", lambda message, logger: messages.append(message))
     _run_tool(monkeypatch, built)
     assert messages == [f"{built} already holds the complete coins set: left untouched"]
 
