@@ -1,6 +1,11 @@
 """sMLPNet-T on ImageNet-1k, 300 epochs. Not trained by us; the paper: top-1 81.9.
 
-The official code's recipe, without its moving average of the weights.
+The recipe is that of the official code (main.py and datasets.py of microsoft/SPACH): AdamW, lr 5e-4 per 512 images,
+weight decay 0.05 but for norms and biases, no clipping, 20 epochs of warm-up from 1e-6, cosine to 1e-5, RandAugment
+m9-mstd0.5-inc1, random erasing 0.25, repeated augmentation, mixup 0.8, CutMix 1.0, label smoothing 0.1; tests resize
+to 256 and crop 224, bicubic. Its colour jitter of 0.4 is not here since timm ignores it beside RandAugment. Not quite
+the same: the warm-up rises by iteration, the cosine starts after it, and there is no moving average of the weights,
+which the official code keeps and does not evaluate.
 
 mim train mmpretrain configs/classification/smlpnet-tiny_8xb128_in1k.py --gpus 8 --launcher pytorch
 """
@@ -25,4 +30,4 @@ model = dict(
     ),
     train_cfg=dict(augments=[dict(type="Mixup", alpha=0.8), dict(type="CutMix", alpha=1.0)]),
 )
-train_dataloader = dict(batch_size=128, sampler=dict(type="RepeatAugSampler"))
+train_dataloader = dict(batch_size=128, drop_last=True, sampler=dict(type="RepeatAugSampler"))

@@ -1,0 +1,5 @@
+"""sMLPNet-S fine-tuned at 384 pixels: the tiny recipe with another arch and checkpoint. Not trained by us."""
+
+_base_ = "./smlpnet-tiny_8xb64_in1k-384px.py"
+load_from = "work_dirs/smlpnet-small_8xb128_in1k/epoch_300.pth"
+model = dict(backbone=dict(arch="small"), head=dict(in_channels=768))
