@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ class OperationCount:
 
     Attributes:
         input_shape (tuple[int, ...]): (N, C, H, W) that the network saw, after the model's own padding.
-        macs (dict[str, int]): Multiply-accumulates of each of ``PARTS``; 'head' is all outside the backbone.
+        macs (dict[str, int]): Multiply-accumulates of each of ``PARTS``; 'head' is all outside an SMLPNet.
         parameters (int): Number of parameters.
     """
 
@@ -42,18 +43,18 @@ def count_macs(model: nn.Module, run: Callable[[], object]) -> dict[str, int]:
     """Count the multiply-accumulates of one call, by PyTorch's own operator counter.
 
     Convolutions and matrix products count, as everywhere in the field; norms, activations and pooling do not. On top
-    of PyTorch's counter come the operators that resize axis parameters and that it leaves out: matrix-vector products
-    and bicubic interpolation (16 taps a value). Applying resize matrices to weights counts; building them does not,
-    since that happens once per size.
+    of PyTorch's counter come operators that it leaves out: those that resize axis parameters (matrix-vector products,
+    and bicubic interpolation at 16 taps a value), and attention fused for a CPU. Applying resize matrices to weights
+    counts; building them does not, since that happens once per size.
 
     Args:
-        model (nn.Module): The model, containing an SMLPNet or its layers.
+        model (nn.Module): The model. In one without an SMLPNet or its layers all is 'head'.
         run (Callable): Calls the model, e.g. ``lambda: model(x)``. Called twice, the second call is counted.
 
     Returns:
         dict[str, int]: Multiply-accumulates of each of ``PARTS``.
     """
-    counter = FlopCounterMode(display=False, custom_mapping=_RESIZING_OPERATORS)
+    counter = FlopCounterMode(display=False, custom_mapping=_LEFT_OUT)
     parts = dict.fromkeys(PARTS, 0)
     with ExitStack() as hooks:
         for module in model.modules():
@@ -99,6 +100,26 @@ def count_config(config: str | Config, shape: tuple[int, int]) -> OperationCount
     )
 
 
+def sparse_mlp_macs(height: int, width: int, channels: int) -> int:
+    """Multiply-accumulates of a sparse MLP at its anchor: HWC (H + W) for the axes and 3 HWC² for the fusion."""
+    return height * width * channels * (height + width) + 3 * height * width * channels**2
+
+
+def mixer_token_macs(height: int, width: int, channels: int, ratio: float) -> int:
+    """Multiply-accumulates of MLP-Mixer's token mixing: 2 ratio (HW)² C, two full layers over all HW tokens.
+
+    Args:
+        height (int): Rows of tokens H.
+        width (int): Columns of tokens W.
+        channels (int): Number of channels C.
+        ratio (float): Hidden tokens relative to the HW tokens.
+
+    Returns:
+        int: The count; it grows with the square of the number of tokens.
+    """
+    return 2 * int(ratio * height * width) * height * width * channels
+
+
 class _Meter:
     """Adds what is counted between a module's start and stop to its part."""
 
@@ -123,7 +144,7 @@ def _counted_modules(module: nn.Module):
     }
     if type(module) in by_type:
         yield by_type[type(module)], module
-    elif isinstance(module, SparseMLP):
+    elif isinstance(module, SparseMLP) and module.fusion == "concat":
         yield "fusion", module.fuse
 
 
@@ -135,4 +156,11 @@ def _bicubic_flop(*_, out_shape=None, **__) -> int:
     return 2 * 16 * torch.Size(out_shape).numel()
 
 
-_RESIZING_OPERATORS = {torch.ops.aten.mv: _matrix_vector_flop, torch.ops.aten.upsample_bicubic2d: _bicubic_flop}
+def _attention_flop(query, key, value, *_, **__) -> int:
+    """Products of queries with keys, then of the weights with the values; the shapes are (N, heads, length, C)."""
+    return 2 * math.prod(query[:3]) * key[2] * (query[3] + value[3])
+
+
+_LEFT_OUT = {torch.ops.aten.mv: _matrix_vector_flop, torch.ops.aten.upsample_bicubic2d: _bicubic_flop}
+if hasattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu"):  # not in older versions of PyTorch
+    _LEFT_OUT[torch.ops.aten._scaled_dot_product_flash_attention_for_cpu] = _attention_flop
