@@ -2,8 +2,9 @@
 #
 # Variables: STACK=onedl | openmmlab      the set of OpenMMLab packages, each in an environment folder of its own
 #            PYTHON=/path/to/python3.11   the Python of that environment (default: the first that suits)
-#            SEED=0                       of `make demo`
-#            DEMO_DIR=work_dirs/demo      the folder that it writes to
+#            SEED=0                       of the demos
+#            DEMO_DIR=work_dirs/demo      the folder that `make demo` writes to; the others append -segmentation
+#                                         and -classification
 #            MAX_JOBS=1                   compilers at once, where mmcv's operators have to be compiled
 # pip's own variables (PIP_INDEX_URL, PIP_FIND_LINKS, ...) apply. On a machine without a GPU
 #   PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make setup
@@ -18,7 +19,11 @@ PY := $(BIN)/python
 MMDET := $(if $(filter openmmlab,$(STACK)),mmdet,mmdetection)
 
 DEMO_CONFIG := configs/demo/mask-rcnn_smlpnet-mini_coins.py
+SEGMENTATION_CONFIG := configs/demo/upernet_smlpnet-mini_coins.py
+CLASSIFICATION_CONFIG := configs/demo/smlpnet-mini_photos.py
 DEMO_DIR := work_dirs/demo
+PICTURES := docs/images
+SWEEP := --zoom 0.5 0.75 1 1.5 2 --extent 1 2 3 4 --interpolation exact bounded scaled naive
 
 # With the upstream set only what needs no mmcv is tested for now; its full support is an issue of its own.
 TESTS := $(if $(filter openmmlab,$(STACK)),tests/test_resize.py tests/test_layers.py \
@@ -29,11 +34,11 @@ setup-env = for python in $(PYTHON) python3 python3.12 python3.11 python3.10; do
 	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 8))' 2>/dev/null && exec "$$python" tools/setup_env $(1); \
 	done; echo "setup: no Python 3 runs here; apt-get install python3 python3-venv python3-dev" >&2; exit 1
 
-.PHONY: help setup test test-all lint constraints demo clean
+.PHONY: help setup test test-all lint constraints demo demo-segmentation demo-classification demos ablations clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-20s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 setup: ## make the virtual environment, with mmcv's operators; nothing to do the second time
 	@$(call setup-env,--stack $(STACK) $(if $(PYTHON),--python $(PYTHON)))
@@ -52,8 +57,28 @@ lint: setup ## run the linter
 demo: setup ## train a Mask R-CNN on coins and evaluate it at sizes it never saw (3 minutes): work_dirs/demo
 	$(PY) tools/make_coins.py data/coins
 	$(BIN)/mim train $(MMDET) $(DEMO_CONFIG) --work-dir $(DEMO_DIR) --cfg-options randomness.seed=$(SEED)
-	$(PY) tools/sweep.py $(DEMO_CONFIG) $(DEMO_DIR) --zoom 0.5 0.75 1 1.5 2 --symmetries 8 \
-		--extent 1 2 3 4 --interpolation exact bounded scaled naive --out $(DEMO_DIR)
+	$(PY) tools/sweep.py $(DEMO_CONFIG) $(DEMO_DIR) $(SWEEP) --symmetries 8 --out $(DEMO_DIR)
+
+demo-segmentation: setup ## the same with a UperNet on coins (2 minutes): work_dirs/demo-segmentation
+	$(PY) tools/make_coins.py data/coins
+	$(BIN)/mim train mmseg $(SEGMENTATION_CONFIG) --work-dir $(DEMO_DIR)-segmentation \
+		--cfg-options randomness.seed=$(SEED)
+	$(PY) tools/sweep.py $(SEGMENTATION_CONFIG) $(DEMO_DIR)-segmentation $(SWEEP) --symmetries 8 \
+		--out $(DEMO_DIR)-segmentation
+
+demo-classification: setup ## the same with a classifier of photographs (3 minutes): work_dirs/demo-classification
+	$(PY) tools/make_photos.py data/photos
+	$(BIN)/mim train mmpretrain $(CLASSIFICATION_CONFIG) --work-dir $(DEMO_DIR)-classification \
+		--cfg-options randomness.seed=$(SEED)
+	$(PY) tools/sweep.py $(CLASSIFICATION_CONFIG) $(DEMO_DIR)-classification $(SWEEP) --out $(DEMO_DIR)-classification
+
+demos: demo demo-segmentation demo-classification ## all three demos (8 minutes); their pictures go to docs/images, for the README
+	for picture in sweep predictions; do for demo in "" -segmentation -classification; do \
+		cp $(DEMO_DIR)$$demo/$$picture.png $(PICTURES)/demo$$demo-$$picture.png; done; done
+
+ablations: setup ## train the paper's ablations, 3 seeds each (40 minutes), resumable: work_dirs/ablations
+	$(PY) tools/make_photos.py data/photos
+	$(PY) benchmarks/ablations.py --seeds 0 1 2
 
 constraints: ## regenerate constraints/*.txt from setup.py (UPGRADE=1: take the newest versions)
 	@$(call setup-env,--constraints $(if $(UPGRADE),--upgrade))

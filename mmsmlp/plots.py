@@ -1,4 +1,4 @@
-"""The pictures of a sweep: accuracy over size, and what the detector sees."""
+"""The pictures of a sweep: accuracy over size, and what the model sees."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ import matplotlib
 matplotlib.use("Agg")  # files only: works without a display
 
 import matplotlib.pyplot as plt
+import mmengine
 import numpy as np
 from PIL import Image
 from pycocotools import mask as mask_utils
 
 from mmsmlp.files import atomic_file
-from mmsmlp.scenes import CocoSet
+from mmsmlp.tasks import Classification, Detection, Segmentation
 
 # Colours of Okabe and Ito, told apart by colour-blind readers; line styles keep curves on top of each other visible.
 _STYLES = {
@@ -24,18 +25,19 @@ _STYLES = {
     "scaled": {"color": "#E69F00", "linestyle": ":", "marker": "^", "linewidth": 2.5},
     "naive": {"color": "#D55E00", "linestyle": "-.", "marker": "x"},
 }
+_MIN_SCORE = 0.5  # of the detections drawn
 _LABELS = {
     "zoom": "zoom (1 = the test images at the config's own size)",
     "extent": "extent (k x k test images at their own size)",
 }
-_METRICS = {"bbox_mAP": "box AP", "bbox_mAP_50": "box AP50"}
 
 
-def plot_sweep(rows: list[dict], out: str | Path) -> Path:
+def plot_sweep(rows: list[dict], metrics: dict[str, str], out: str | Path) -> Path:
     """Draw accuracy over size: a column for zoom and one for extent, a curve for each interpolation.
 
     Args:
         rows (list[dict]): Rows of :meth:`mmsmlp.sweep.Sweep.evaluate`.
+        metrics (dict[str, str]): Keys of a row and their labels, a row of diagrams for each.
         out (str | Path): The picture to write.
 
     Returns:
@@ -43,10 +45,15 @@ def plot_sweep(rows: list[dict], out: str | Path) -> Path:
     """
     kinds = [kind for kind in _LABELS if any(row["kind"] == kind for row in rows)]
     figure, axes = plt.subplots(
-        len(_METRICS), len(kinds), figsize=(5.5 * len(kinds), 6.5), sharex="col", squeeze=False, layout="constrained"
+        len(metrics),
+        len(kinds),
+        figsize=(5.5 * len(kinds), 0.8 + 2.9 * len(metrics)),
+        sharex="col",
+        squeeze=False,
+        layout="constrained",
     )
     for column, kind in enumerate(kinds):
-        for axis, (metric, label) in zip(axes[:, column], _METRICS.items()):
+        for axis, (metric, label) in zip(axes[:, column], metrics.items()):
             for method, style in _STYLES.items():
                 curve = sorted(
                     (r["factor"], r[metric]) for r in rows if r["kind"] == kind and r["interpolation"] == method
@@ -61,25 +68,22 @@ def plot_sweep(rows: list[dict], out: str | Path) -> Path:
     return _save(figure, out)
 
 
-def draw_detections(panels: list[tuple[str, CocoSet, Path]], out: str | Path, min_score: float = 0.5) -> Path:
-    """Draw predicted boxes and masks over images, one panel below the other.
+def draw_predictions(task: Detection | Segmentation | Classification, panels: list, out: str | Path) -> Path:
+    """Draw what a model found.
 
     Args:
-        panels (list[tuple[str, CocoSet, Path]]): Title, data set (its first image is drawn) and prefix of the
-            prediction files of each panel.
+        task (Detection | Segmentation | Classification): The kind of model.
+        panels (list[tuple[str, Point]]): A title and an evaluated point each; of a detector's and a segmentor's scenes
+            the first is drawn, one below the other; of a classifier's a sample of the first panel's.
         out (str | Path): The picture to write.
-        min_score (float): Lowest score drawn. Defaults to 0.5.
 
     Returns:
         Path: ``out``.
     """
-    pictures = []
-    for title, scenes, predictions in panels:
-        entry = min(json.loads(scenes.ann_file.read_text())["images"], key=lambda image: image["id"])
-        boxes, masks = (_first_image(predictions, metric, entry["id"], min_score) for metric in ("bbox", "segm"))
-        with Image.open(scenes.images / entry["file_name"]) as file:
-            picture = _overlay(np.asarray(file.convert("RGB")), [mask_utils.decode(m["segmentation"]) for m in masks])
-        pictures.append((f"{title}: {len(boxes)} detections with a score of at least {min_score}", picture, boxes))
+    if isinstance(task, Classification):
+        return _draw_classes(task, *panels[0], out)
+    draw = _detections if isinstance(task, Detection) else _label_map
+    pictures = [draw(task, title, point) for title, point in panels]
     heights = [picture.shape[0] / picture.shape[1] for _, picture, _ in pictures]
     figure, axes = plt.subplots(
         len(pictures),
@@ -92,16 +96,59 @@ def draw_detections(panels: list[tuple[str, CocoSet, Path]], out: str | Path, mi
         axis.imshow(picture)
         axis.set_title(title)
         axis.set_axis_off()
-        for box in boxes:
-            x, y, width, height = box["bbox"]
+        for x, y, width, height in boxes:
             axis.add_patch(plt.Rectangle((x - 0.5, y - 0.5), width, height, fill=False, color="#E69F00"))
     return _save(figure, out)
 
 
-def _first_image(predictions: Path, metric: str, image_id: int, min_score: float) -> list[dict]:
+def _detections(task: Detection, title: str, point) -> tuple[str, np.ndarray, list]:
+    """Title, picture with masks, and boxes [x, y, width, height] of a point's first image."""
+    entry = min(json.loads(point.scenes.ann_file.read_text())["images"], key=lambda image: image["id"])
+    boxes, masks = (_first_image(point.predictions, metric, entry["id"]) for metric in ("bbox", "segm"))
+    image = _read(point.scenes.images / entry["file_name"])
+    picture = _overlay(image, [mask_utils.decode(mask["segmentation"]) for mask in masks])
+    title = f"{title}: {len(boxes)} detections with a score of at least {_MIN_SCORE}"
+    return title, picture, [box["bbox"] for box in boxes]
+
+
+def _label_map(task: Segmentation, title: str, point) -> tuple[str, np.ndarray, list]:
+    """Title and picture of a point's first image, each class but the first in a colour of its own."""
+    image, _ = point.scenes.pairs[0]
+    with Image.open(point.predictions / f"{image.stem}.png") as file:
+        predicted = np.asarray(file)
+    masks = [predicted == index for index in range(1, len(task.classes))]
+    return f"{title}: {', '.join(task.classes[1:])}", _overlay(_read(image), masks), []
+
+
+def _draw_classes(task: Classification, title: str, point, out: str | Path) -> Path:
+    """Draw a sample of the images with their predicted classes, wrong ones in red with the right one."""
+    predictions = mmengine.load(f"{point.predictions}.pkl")
+    rows, columns = 4, 6
+    chosen = np.linspace(0, len(predictions) - 1, rows * columns).astype(int)
+    figure, axes = plt.subplots(rows, columns, figsize=(11, 8.4), layout="constrained")
+    for axis, index in zip(axes.flat, chosen):
+        path, label = point.scenes.samples[index]
+        found = int(predictions[index]["pred_label"])
+        score = float(predictions[index]["pred_score"].max())
+        right = found == label
+        axis.imshow(_read(path))
+        text = f"{task.classes[found]} {score:.2f}" + ("" if right else f"\n({task.classes[label]})")
+        axis.set_title(text, fontsize=9, color="black" if right else "#D55E00")
+        axis.set_axis_off()
+    figure.suptitle(f"{title}: predicted classes with their scores, wrong ones with the right class in brackets")
+    return _save(figure, out)
+
+
+def _first_image(predictions: Path, metric: str, image_id: int) -> list[dict]:
     file = Path(f"{predictions}.{metric}.json")
     found = json.loads(file.read_text()) if file.exists() else []
-    return [p for p in found if p["image_id"] == image_id and p["score"] >= min_score]
+    return [p for p in found if p["image_id"] == image_id and p["score"] >= _MIN_SCORE]
+
+
+def _read(path: Path) -> np.ndarray:
+    """An image (H, W, 3) uint8."""
+    with Image.open(path) as file:
+        return np.asarray(file.convert("RGB"))
 
 
 def _overlay(image: np.ndarray, masks: list[np.ndarray]) -> np.ndarray:

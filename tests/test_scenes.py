@@ -1,4 +1,4 @@
-"""Scenes made from a COCO set: symmetries and mirrored canvases, images and objects alike."""
+"""Scenes made from test sets: symmetries and mirrored canvases, images and what belongs to them alike."""
 
 import json
 
@@ -8,7 +8,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from mmsmlp.coco import coco_annotation, write_coco
-from mmsmlp.scenes import CocoSet, mirrored_tiles, symmetry, write_extent, write_symmetries
+from mmsmlp.scenes import ClassSet, CocoSet, LabelMapSet, mirrored_tiles, symmetry, write_extent, write_symmetries
 
 HEIGHT, WIDTH = 7, 11
 
@@ -110,3 +110,35 @@ def test_writing_again_replaces_the_older_scenes(source, tmp_path):
     write_symmetries(source, tmp_path / "views", 8)
     scenes = write_symmetries(source, tmp_path / "views", 1)
     assert len(list(scenes.images.iterdir())) == 2
+
+
+def images_of(source: CocoSet) -> list:
+    return sorted(source.images.iterdir())
+
+
+@pytest.mark.parametrize(("write", "count", "scenes_per_image"), [(write_symmetries, 8, 8), (write_extent, 3, 1)])
+def test_label_maps_follow_their_images(source, tmp_path, write, count, scenes_per_image):
+    """The label map says where red is above 128, before and after."""
+    pairs = []
+    for path in images_of(source):
+        labels = tmp_path / f"{path.stem}_labels.png"
+        Image.fromarray((np.asarray(Image.open(path))[:, :, 0] > 128).astype(np.uint8)).save(labels)
+        pairs.append((path, labels))
+    scenes = write(LabelMapSet(tuple(pairs)), tmp_path / "scenes", count)
+    assert len(scenes.pairs) == 2 * scenes_per_image
+    for image, labels in scenes.pairs:
+        assert np.array_equal(np.asarray(Image.open(labels)), np.asarray(Image.open(image))[:, :, 0] > 128)
+
+
+@pytest.mark.parametrize(("write", "count", "scenes_per_image"), [(write_symmetries, 8, 8), (write_extent, 3, 1)])
+def test_classes_follow_their_images(source, tmp_path, write, count, scenes_per_image):
+    samples = tuple((path, index) for index, path in enumerate(images_of(source)))
+    scenes = write(ClassSet(samples), tmp_path / "scenes", count)
+    assert [label for _, label in scenes.samples] == [0] * scenes_per_image + [1] * scenes_per_image
+    for path, label in scenes.samples:
+        with Image.open(path) as scene, Image.open(samples[label][0]) as original:
+            size = {s % o for s, o in zip(sorted(scene.size), sorted(original.size))}
+            assert size == {0}
+            assert set(scene.getdata()) == set(original.getdata())
+    lines = (tmp_path / "scenes" / "labels.txt").read_text().splitlines()
+    assert lines == [f"{path.name} {label}" for path, label in scenes.samples]
