@@ -1,70 +1,42 @@
-"""Checkpoints: the official key names, a report on every load, and a guard for a resumed optimiser."""
+"""Checkpoints: a report on every load, a guard for a resumed optimiser, and the move to another anchor grid."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, MutableMapping, Sequence
+from pathlib import Path
 
 import torch
 from mmengine.logging import print_log
+from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from mmsmlp.resize import is_axis_parameter
+from mmsmlp.arch import count_blocks, recognise, some
+from mmsmlp.files import atomic_file
+from mmsmlp.resize import is_axis_parameter, resize_axis_bias, resize_axis_weight
 
-# Official (microsoft/SPACH, models/smlp.py) names within a block -> ours. Beware: `proj_h` mixes along W, it is a 1x1
-# convolution whose channels are the columns; `proh_w` (sic) mixes along H.
-_TOKEN_MIX = {
-    "0.conv_merge.BN": "local.norm",
-    "0.conv_merge.Conv": "local.conv",
-    "1.BN": "sparse_mlp.norm",
-    "1.proj_h": "sparse_mlp.mix_w",
-    "1.proh_w": "sparse_mlp.mix_h",
-    "1.fuse": "sparse_mlp.fuse",
-}
-_CHANNEL_MIX = {"1": "channel_mlp.norm", "2.net.0": "channel_mlp.fc1", "2.net.3": "channel_mlp.fc2"}
-_BLOCK_KEY = re.compile(r"(token_mix|channel_mix)\.(\d+)\.(.+)\.(\w+)")
+_BACKBONE = "backbone."
+_AXIS_KEY = re.compile(r"((?:.*\.)?)stages\.(\d+)\.\d+\.sparse_mlp\.mix_([hw])\.(weight|bias)")
 
 
-def convert_spach(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Turn the official sMLPNet's state dict into that of an mmpretrain ImageClassifier with our backbone.
-
-    Args:
-        state_dict (Mapping[str, Tensor]): Weights under the names of microsoft/SPACH ``models/smlp.py``, any size.
-
-    Returns:
-        dict[str, Tensor]: The same tensors as ``backbone.…`` and ``head.fc.…``; 1x1 convolutions that are linear
-            layers here lose their two unit axes. The anchor grid stays the one that they were trained on.
-
-    Raises:
-        ValueError: If a key is not one of the official model's, or the stem is missing.
-    """
-    stem = "to_patch_embedding.0.0.weight"
-    if stem not in state_dict:
-        hint = "; pass checkpoint['model']" if "model" in state_dict else ""
-        raise ValueError(f"not an official sMLPNet state dict: no key {stem!r} among {_some(state_dict)}{hint}")
-    stages = _stage_of_block(state_dict, embed_dims=state_dict[stem].shape[0])
-    last = max(int(key.split(".")[1]) for key in state_dict if key.startswith("to_patch_embedding."))
-    converted = {}
-    for key, value in state_dict.items():
-        name = _convert_key(key, stages, last)
-        linear = name.endswith(("fuse.weight", "mix_w.weight", "mix_h.weight"))
-        converted[name] = value.flatten(1) if linear else value
-    return converted
-
-
-def report_loading(model: nn.Module, state_dict: Mapping[str, Tensor], prefix: str) -> None:
+def report_loading(model: nn.Module, state_dict: MutableMapping[str, Tensor], prefix: str) -> None:
     """Log one line on how a state dict fits a backbone, and arm the guard of :func:`refuse_resumed_moments`.
+
+    A bare backbone that is given a whole model's weights takes those below ``backbone.``: they are renamed in
+    ``state_dict``, which every loading path has copied before.
 
     Args:
         model (nn.Module): The backbone about to load.
-        state_dict (Mapping[str, Tensor]): What it is given; only keys that start with ``prefix`` concern it.
+        state_dict (MutableMapping[str, Tensor]): What it is given; only keys that start with ``prefix`` concern it.
         prefix (str): The backbone's name within the whole model, with a trailing dot, or ''.
 
     Raises:
-        RuntimeError: If no key matches: the usual cause is a missing or superfluous ``prefix``.
+        RuntimeError: If the weights are of another arch, which mmengine would load in part with a mere warning; or if
+            no key matches, the usual cause of which is a missing or superfluous ``prefix``.
     """
     own = model.state_dict(keep_vars=True)
+    below = f" below {_BACKBONE!r}" if not prefix and _strip_backbone(own, state_dict) else ""
     given = {key[len(prefix) :]: value for key, value in state_dict.items() if key.startswith(prefix)}
     common = own.keys() & given.keys()
     resized = [
@@ -74,26 +46,111 @@ def report_loading(model: nn.Module, state_dict: Mapping[str, Tensor], prefix: s
     ]
     matched = [k for k in common if own[k].shape == given[k].shape or k in resized]
     name = type(model).__name__
+    _refuse_another_arch(name, own, given, sorted(common.difference(matched)))
     if not matched:
         raise RuntimeError(
-            f"{name}: none of the {len(given)} given keys fits, so nothing would be loaded. Given: {_some(given)}; "
-            f"wanted: {_some(own)}. Is the prefix right (init_cfg=dict(type='Pretrained', checkpoint=..., "
+            f"{name}: none of the {len(given)} given keys fits, so nothing would be loaded. Given: {some(given)}; "
+            f"wanted: {some(own)}. Is the prefix right (init_cfg=dict(type='Pretrained', checkpoint=..., "
             "prefix='backbone.') for a backbone inside a larger model), and the arch?"
         )
-    parts = [f"{len(matched)} of {len(own)} keys matched"]
+    parts = [f"{len(matched)} of {len(own)} keys matched{below}"]
     if resized:
         axes = sorted({(len(given[k]), len(own[k])) for k in resized}, reverse=True)
         parts.append(f"{len(resized)} axis weights and biases resized ({', '.join(f'{a} -> {b}' for a, b in axes)})")
     # mmengine, too, does not count the batch norms' counters: old checkpoints lack them, and nothing depends on them.
     groups = {
         "missing": [k for k in own.keys() - given.keys() if not k.endswith("num_batches_tracked")],
-        "of another shape": [k for k in common if k not in matched],
         "unexpected": list(given.keys() - own.keys()),
     }
-    parts += [f"{len(keys)} {label} ({_some(keys)})" for label, keys in groups.items() if keys]
+    parts += [f"{len(keys)} {label} ({some(keys)})" for label, keys in groups.items() if keys]
     print_log(f"{name}: {'; '.join(parts)}", logger="current")
     if resized:
         _guard_optimizers()
+
+
+def reanchor(
+    state_dict: Mapping[str, Tensor], img_size: int | Sequence[int], interpolation: str = "exact"
+) -> dict[str, Tensor]:
+    """Move the axis weights of SMLPNets to the anchor grid of another image size.
+
+    What loading into a backbone of that ``img_size`` does, without the backbone.
+
+    Args:
+        state_dict (Mapping[str, Tensor]): Weights of any model that contains an SMLPNet, under any prefix. A
+            ``SparseMLP`` outside of one stays as it is: its grid does not follow from the image's size.
+        img_size (int | Sequence[int]): Height and width in pixels, or one number for both.
+        interpolation (str): One of ``mmsmlp.resize.METHODS``. Defaults to 'exact'.
+
+    Returns:
+        dict[str, Tensor]: The same keys in the same order; all but axis weights and biases are the same tensors.
+
+    Raises:
+        ValueError: If there are no axis weights of an SMLPNet, or an argument is invalid.
+    """
+    size = tuple(img_size) if isinstance(img_size, Sequence) else (img_size, img_size)
+    if len(size) != 2 or not all(isinstance(s, int) and s > 0 for s in size):
+        raise ValueError(f"img_size must be a positive int or (height, width), got {img_size!r}")
+    moved = {}
+    for key, value in state_dict.items():
+        match = _AXIS_KEY.fullmatch(key)
+        stem = match and state_dict.get(f"{match[1]}downsample_layers.0.weight")
+        if stem is None:
+            continue
+        stride = stem.shape[-1] * 2 ** int(match[2])
+        length = -(-size["hw".index(match[3])] // stride)
+        moved[key] = (resize_axis_weight if match[4] == "weight" else resize_axis_bias)(value, length, interpolation)
+    if not moved:
+        raise ValueError(f"no axis weights of an SMLPNet among {some(state_dict)}")
+    return {**state_dict, **moved}
+
+
+def read_checkpoint(name: str | Path) -> dict:
+    """Read a checkpoint as mmengine does, onto the CPU.
+
+    Weights only where that is possible, else everything: training puts objects of many kinds into a checkpoint. So
+    this is for checkpoints of one's own, or of people one trusts.
+
+    Args:
+        name (str | Path): A file, or an address that mmengine knows, ``spach://…`` for example.
+
+    Returns:
+        dict: Its content, with a ``state_dict``.
+
+    Raises:
+        ValueError: In one line, if it cannot be read, or holds no state dict.
+        OSError: If it is not there.
+    """
+    try:
+        content = CheckpointLoader.load_checkpoint(str(name), map_location="cpu", logger="silent")
+    except (OSError, ValueError):
+        raise
+    except Exception as error:  # of many types, by where the file is broken
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise ValueError(f"{name}: damaged, or no checkpoint ({reason})") from None
+    if not isinstance(content, dict) or not isinstance(content.get("state_dict"), Mapping):
+        found = some(map(str, content)) if isinstance(content, dict) else f"a {type(content).__name__}"
+        raise ValueError(
+            f"{name}: no checkpoint of mmengine, no state_dict but {found} (official files are read as spach://PATH)"
+        )
+    return content
+
+
+def write_checkpoint(checkpoint: Mapping, path: str | Path, overwrite: bool = False) -> None:
+    """Write a checkpoint file, whole or not at all.
+
+    Args:
+        checkpoint (Mapping): ``state_dict`` and ``meta``, or whatever the file is to hold.
+        path (str | Path): The file; missing folders are made.
+        overwrite (bool): Whether to replace an existing file. Defaults to False.
+
+    Raises:
+        OSError: If the file exists (``FileExistsError``) or cannot be written.
+    """
+    if Path(path).exists() and not overwrite:
+        raise FileExistsError(f"{path} exists: choose another name, or overwrite it (--overwrite)")
+    # A file object: from a path, PyTorch would write the temporary name into the file.
+    with atomic_file(path) as new, open(new, "wb") as file:
+        torch.save(dict(checkpoint), file)
 
 
 def refuse_resumed_moments(optimizer: torch.optim.Optimizer, *_) -> None:
@@ -126,36 +183,38 @@ def refuse_resumed_moments(optimizer: torch.optim.Optimizer, *_) -> None:
                 )
 
 
-def _convert_key(key: str, stages: Mapping[int, tuple[int, int]], last: int) -> str:
-    kind, _, rest = key.partition(".")
-    if kind == "to_patch_embedding" and rest.endswith(".0.weight"):
-        return f"backbone.downsample_layers.{rest.split('.')[0]}.weight"
-    if kind == "batch_norm":
-        return f"backbone.norm{last}.{rest}"
-    if kind == "mlp_head" and rest.startswith("0."):
-        return f"head.fc.{rest[2:]}"
-    match = _BLOCK_KEY.fullmatch(key)
-    layer = match and (_TOKEN_MIX if kind == "token_mix" else _CHANNEL_MIX).get(match[3])
-    if not layer:
-        raise ValueError(f"not an official sMLPNet key: {key!r}")
-    if int(match[2]) not in stages:
-        raise ValueError(f"incomplete sMLPNet state dict: {key!r} is there, token_mix.{match[2]}.1.BN.weight is not")
-    stage, block = stages[int(match[2])]
-    return f"backbone.stages.{stage}.{block}.{layer}.{match[4]}"
+def _strip_backbone(own: Mapping[str, Tensor], state_dict: MutableMapping[str, Tensor]) -> bool:
+    """Rename ``backbone.KEY`` to ``KEY`` where a bare backbone would find nothing else; returns whether it did."""
+    below = [key for key in state_dict if key.startswith(_BACKBONE)]
+    names = [key[len(_BACKBONE) :] for key in below]
+    if own.keys() & state_dict.keys() or not any(name in own and name.startswith("stages.") for name in names):
+        return False
+    for key, name in zip(below, names):
+        state_dict[name] = state_dict.pop(key)
+    return True
 
 
-def _stage_of_block(state_dict: Mapping[str, Tensor], embed_dims: int) -> dict[int, tuple[int, int]]:
-    """Official running block number -> (stage, block within it): each stage doubles the channels."""
-    blocks: dict[int, tuple[int, int]] = {}
-    depths: dict[int, int] = {}
-    number = 0
-    while f"token_mix.{number}.1.BN.weight" in state_dict:
-        channels = state_dict[f"token_mix.{number}.1.BN.weight"].shape[0]
-        stage = (channels // embed_dims).bit_length() - 1
-        blocks[number] = stage, depths.setdefault(stage, 0)
-        depths[stage] += 1
-        number += 1
-    return blocks
+def _refuse_another_arch(
+    name: str, own: Mapping[str, Tensor], given: Mapping[str, Tensor], misfits: Sequence[str]
+) -> None:
+    wanted, found = count_blocks(own), count_blocks(given)
+    faults = [
+        f"{key} is {tuple(given[key].shape)} instead of {tuple(own[key].shape)}"
+        for key in sorted(misfits, key=lambda key: not key.endswith("weight"))[:1]
+    ]
+    faults += [f"and {len(misfits) - 1} more keys are of another shape"] if len(misfits) > 1 else []
+    # Stages that are missing altogether are reported as such; stages that are not built need none.
+    depths = [
+        f"stage {stage} has {found[stage]} blocks instead of {count}"
+        for stage, count in wanted.items()
+        if found.get(stage, count) != count
+    ]
+    faults += depths[:1]
+    if faults:
+        raise RuntimeError(
+            f"{name}: the given weights do not fit, so none is loaded: {', '.join(faults)}. Given: "
+            f"{recognise(given) or 'an unknown arch'}; this backbone: {recognise(own)}. Set its arch, or take others"
+        )
 
 
 _guarded = False
@@ -171,8 +230,3 @@ def _guard_optimizers() -> None:
 
 def _is_axis_key(key: str) -> bool:
     return key.rpartition(".")[0].endswith(("mix_w", "mix_h"))
-
-
-def _some(keys: Iterable[str], most: int = 3) -> str:
-    keys = sorted(keys)
-    return ", ".join(keys[:most]) + (f", … ({len(keys)} in all)" if len(keys) > most else "") if keys else "no keys"

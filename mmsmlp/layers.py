@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from mmsmlp.resize import check_method, is_axis_parameter, resize_axis_bias, resize_axis_weight
 
 NORMS = {"BN": nn.BatchNorm2d, "SyncBN": nn.SyncBatchNorm}
+FUSIONS = ("concat", "sum", "weighted")
 
 
 def build_norm(norm_cfg: dict, channels: int) -> _BatchNorm:
@@ -168,30 +169,53 @@ class SparseMLP(nn.Module):
         grid (int | tuple[int, int]): Anchor positions (H, W) that the axis weights are learned on.
         interpolation (str): How the axis weights reach other sizes, one of ``mmsmlp.resize.METHODS``.
         norm_cfg (dict | None): Batch norm config. Defaults to ``dict(type='BN')``.
+        fusion (str): 'concat' is the paper's; its ablations are 'sum', and 'weighted', a sum with a learned weight
+            per branch and channel that starts as 'sum'. Defaults to 'concat'.
+        identity_branch (bool): Whether there is an identity branch. Defaults to True.
 
     Raises:
         ValueError: If an argument is invalid.
     """
 
     def __init__(
-        self, channels: int, grid: int | tuple[int, int], interpolation: str = "exact", norm_cfg: dict | None = None
+        self,
+        channels: int,
+        grid: int | tuple[int, int],
+        interpolation: str = "exact",
+        norm_cfg: dict | None = None,
+        fusion: str = "concat",
+        identity_branch: bool = True,
     ):
         super().__init__()
         grid = tuple(grid) if isinstance(grid, Sequence) else (grid, grid)
         if len(grid) != 2:
             raise ValueError(f"grid must be a number of positions or (height, width), got {grid!r}")
+        if fusion not in FUSIONS:
+            raise ValueError(f"unknown fusion {fusion!r}, choose one of {', '.join(map(repr, FUSIONS))}")
         height, width = grid
+        branches = 3 if identity_branch else 2
+        self.fusion, self.identity_branch = fusion, identity_branch
         self.norm = build_norm(norm_cfg or {"type": "BN"}, channels)
         self.act = nn.GELU()
         self.mix_w = AxisLinear(width, 2, interpolation)
         self.mix_h = AxisLinear(height, 1, interpolation)
-        self.fuse = nn.Linear(3 * channels, channels, bias=False)
+        if fusion == "concat":
+            self.fuse = nn.Linear(branches * channels, channels, bias=False)
+        elif fusion == "weighted":
+            self.branch_weights = nn.Parameter(torch.ones(branches, channels))
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix (N, C, H, W) along rows and columns; any H and W, same shape out, channels-last memory."""
         x = self.act(self.norm(x.contiguous(memory_format=torch.channels_last)))
         x = x.permute(0, 2, 3, 1)  # (N, C, H, W) -> (N, H, W, C), a view
-        x = self.fuse(torch.cat((x, self.mix_w(x), self.mix_h(x)), dim=-1))
+        branches = [x] if self.identity_branch else []
+        branches += [self.mix_w(x), self.mix_h(x)]
+        if self.fusion == "concat":
+            x = self.fuse(torch.cat(branches, dim=-1))
+        elif self.fusion == "weighted":
+            x = sum(weight * branch for weight, branch in zip(self.branch_weights, branches))
+        else:
+            x = sum(branches)
         return x.permute(0, 3, 1, 2)
 
 
@@ -229,6 +253,13 @@ class SMLPBlock(nn.Module):
         interpolation (str): One of ``mmsmlp.resize.METHODS``.
         norm_cfg (dict | None): Batch norm config. Defaults to ``dict(type='BN')``.
         with_cp (bool): Recompute the block in the backward pass instead of keeping its activations.
+        local_mixing (bool): Whether there is the depth-wise convolution with its norm. Defaults to True.
+        global_mixing (bool): Whether there is the sparse MLP. Defaults to True.
+        fusion (str): How the sparse MLP fuses its branches, see :class:`SparseMLP`. Defaults to 'concat'.
+        identity_branch (bool): Whether the sparse MLP has an identity branch. Defaults to True.
+
+    Raises:
+        ValueError: If an argument is invalid, or nothing is left that mixes tokens.
     """
 
     def __init__(
@@ -240,10 +271,18 @@ class SMLPBlock(nn.Module):
         interpolation: str = "exact",
         norm_cfg: dict | None = None,
         with_cp: bool = False,
+        local_mixing: bool = True,
+        global_mixing: bool = True,
+        fusion: str = "concat",
+        identity_branch: bool = True,
     ):
         super().__init__()
-        self.local = LocalMixer(channels, norm_cfg)
-        self.sparse_mlp = SparseMLP(channels, grid, interpolation, norm_cfg)
+        if not (local_mixing or global_mixing):
+            raise ValueError("a block without local and without global mixing does not mix tokens: keep one of them")
+        self.local = LocalMixer(channels, norm_cfg) if local_mixing else nn.Identity()
+        self.sparse_mlp = nn.Identity()
+        if global_mixing:
+            self.sparse_mlp = SparseMLP(channels, grid, interpolation, norm_cfg, fusion, identity_branch)
         self.channel_mlp = ChannelMLP(channels, mlp_ratio)
         self.drop_path = DropPath(drop_path_rate)
         self.with_cp = with_cp
@@ -266,8 +305,8 @@ class SMLPBlock(nn.Module):
 class PatchConv(nn.Conv2d):
     """Non-overlapping patches to tokens: a k x k convolution of stride k without bias.
 
-    The stem (k = 4) and the merging between stages (k = 2). Maps that k does not divide are padded with zeros on the
-    right and at the bottom, so H and W become ceil(H / k) and ceil(W / k), as in Swin.
+    The stem (k = 4 in the paper) and the merging between stages (k = 2). Maps that k does not divide are padded with
+    zeros on the right and at the bottom, so H and W become ceil(H / k) and ceil(W / k), as in Swin.
 
     Args:
         in_channels (int): Number of input channels.

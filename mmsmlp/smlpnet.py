@@ -8,12 +8,11 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+import mmsmlp.spach_files  # noqa: F401  (makes 'spach://' known to mmengine, so that a config suffices)
 from mmsmlp.checkpoint import report_loading
 from mmsmlp.layers import PatchConv, SMLPBlock, build_norm
 from mmsmlp.registry import MODELS
 from mmsmlp.resize import check_method
-
-STEM_STRIDE = 4
 
 
 @MODELS.register_module(name=["SMLPNet", "sMLPNet"])
@@ -26,8 +25,9 @@ class SMLPNet(BaseModule):
 
     Args:
         arch (str | dict): 'tiny', 'small' or 'base', or a dict with ``embed_dims`` (channels of the first stage,
-            doubled by each further one), ``depths`` (blocks per stage), and optionally ``mlp_ratio`` (default 3) and
-            ``drop_path_rate`` (default 0). Defaults to 'tiny'.
+            doubled by each further one), ``depths`` (blocks per stage), and optionally ``mlp_ratio`` (alpha in the
+            paper, default 3), ``drop_path_rate`` (default 0) and ``patch_size`` (stride of the stem, default 4; with a
+            single stage it makes an isotropic network). Defaults to 'tiny'.
         in_channels (int): Channels of the input image. Defaults to 3.
         img_size (int | tuple[int, int]): Height and width in pixels that the anchor grid is made for: the size of
             (pre-)training, at which nothing is interpolated. Defaults to 224.
@@ -43,6 +43,12 @@ class SMLPNet(BaseModule):
             their outputs: no gradients, norms in eval mode. Defaults to -1.
         norm_eval (bool): Whether all batch norms stay in eval mode in training. Defaults to False.
         with_cp (bool): Whether to recompute blocks in the backward pass to save memory. Defaults to False.
+        local_mixing (bool): Ablation of the paper: whether blocks have the depth-wise convolution. Defaults to True.
+        global_mixing (bool | Sequence[bool]): Ablation: whether blocks have the sparse MLP, for all stages or for each
+            one. Defaults to True.
+        fusion (str): Ablation: how the sparse MLP fuses its branches, 'concat', 'sum' or 'weighted'
+            (:class:`~mmsmlp.layers.SparseMLP`). Defaults to 'concat'.
+        identity_branch (bool): Ablation: whether the sparse MLP has an identity branch. Defaults to True.
         init_cfg (dict, optional): mmengine initialisation, e.g. ``dict(type='Pretrained', checkpoint=...)``.
 
     Raises:
@@ -75,6 +81,10 @@ class SMLPNet(BaseModule):
         frozen_stages: int = -1,
         norm_eval: bool = False,
         with_cp: bool = False,
+        local_mixing: bool = True,
+        global_mixing: bool | Sequence[bool] = True,
+        fusion: str = "concat",
+        identity_branch: bool = True,
         init_cfg: dict | list[dict] | None = None,
     ):
         super().__init__(init_cfg=init_cfg)
@@ -88,6 +98,7 @@ class SMLPNet(BaseModule):
             raise ValueError(f"frozen_stages must be -1 (nothing) to {self.num_stages}, got {frozen_stages!r}")
         self.frozen_stages = frozen_stages
         norm_cfg = norm_cfg or {"type": "BN"}
+        global_mixing = self._per_stage(global_mixing)
         rate = settings["drop_path_rate"] if drop_path_rate is None else drop_path_rate
         if not 0 <= rate < 1:
             raise ValueError(f"drop_path_rate must be in [0, 1), got {rate!r}")
@@ -97,25 +108,30 @@ class SMLPNet(BaseModule):
 
         built = max(self.out_indices) + 1
         self.channels = [settings["embed_dims"] * 2**i for i in range(built)]
-        self.strides = [STEM_STRIDE * 2**i for i in range(built)]
+        self.strides = [settings["patch_size"] * 2**i for i in range(built)]
         height, width = self._image_size(img_size)
         self.grids = [(-(-height // stride), -(-width // stride)) for stride in self.strides]
+        block_cfg = {
+            "mlp_ratio": settings["mlp_ratio"],
+            "interpolation": interpolation,
+            "norm_cfg": norm_cfg,
+            "with_cp": with_cp,
+            "local_mixing": local_mixing,
+            "fusion": fusion,
+            "identity_branch": identity_branch,
+        }
         self.downsample_layers = nn.ModuleList()
         self.stages = nn.ModuleList()
+        given, patch_size = in_channels, settings["patch_size"]
         for i, (channels, grid) in enumerate(zip(self.channels, self.grids)):
-            stem = i == 0
-            self.downsample_layers.append(
-                PatchConv(in_channels if stem else self.channels[i - 1], channels, STEM_STRIDE if stem else 2)
-            )
+            self.downsample_layers.append(PatchConv(given, channels, patch_size))
+            given, patch_size = channels, 2
             first = sum(depths[:i])
-            self.stages.append(
-                nn.Sequential(
-                    *(
-                        SMLPBlock(channels, grid, settings["mlp_ratio"], block_rate, interpolation, norm_cfg, with_cp)
-                        for block_rate in rates[first : first + depths[i]]
-                    )
-                )
-            )
+            blocks = [
+                SMLPBlock(channels, grid, drop_path_rate=block_rate, global_mixing=global_mixing[i], **block_cfg)
+                for block_rate in rates[first : first + depths[i]]
+            ]
+            self.stages.append(nn.Sequential(*blocks))
             if i in self.out_indices and (out_norm or i == self.num_stages - 1):
                 self.add_module(f"norm{i}", build_norm(norm_cfg, channels))
         self._freeze()
@@ -129,7 +145,7 @@ class SMLPNet(BaseModule):
 
         Returns:
             tuple[Tensor, ...]: Maps (N, C, ceil(H / stride), ceil(W / stride)) in the order of ``out_indices``, with
-                strides 4, 8, 16, 32, contiguous in memory.
+                the strides of ``self.strides`` (4, 8, 16, 32), contiguous in memory.
 
         Raises:
             ValueError: If ``x`` is not four-dimensional, has other channels or an empty axis.
@@ -157,6 +173,28 @@ class SMLPNet(BaseModule):
                     module.eval()
         return self
 
+    def get_layer_depth(self, param_name: str, prefix: str = "") -> tuple[int, int]:
+        """Tell how deep a parameter lies, for layer-wise learning-rate decay; in the dialect of mmpretrain's backbones.
+
+        The stem has depth 0 and every block its own; the merging before a stage goes with the stage's first block.
+        The norms of the outputs go with what follows the backbone, as in mmpretrain's Swin and ConvNeXt.
+
+        Args:
+            param_name (str): The parameter's name within the whole model.
+            prefix (str): The backbone's name there, with a trailing dot. Defaults to ''.
+
+        Returns:
+            tuple[int, int]: The depth, and the number of depths: that of the deepest plus 1. Stages that are not
+                built do not count.
+        """
+        num_layers = sum(len(stage) for stage in self.stages) + 2
+        kind, *indices = param_name[len(prefix) :].split(".") if param_name.startswith(prefix) else ("",)
+        if kind not in ("downsample_layers", "stages"):
+            return num_layers - 1, num_layers
+        stage, block = int(indices[0]), int(indices[1]) if kind == "stages" else 0
+        stem = kind == "downsample_layers" and stage == 0
+        return 0 if stem else 1 + sum(len(s) for s in self.stages[:stage]) + block, num_layers
+
     def _freeze(self) -> None:
         if self.frozen_stages < 0:
             return
@@ -177,16 +215,19 @@ class SMLPNet(BaseModule):
             arch = cls.arch_settings[arch]
         if not isinstance(arch, dict):
             raise ValueError(f"unknown arch {arch!r}, choose one of {known}, or give a dict")
-        settings = {"mlp_ratio": 3, "drop_path_rate": 0.0, **arch}
-        if settings.keys() != {"embed_dims", "depths", "mlp_ratio", "drop_path_rate"}:
+        settings = {"mlp_ratio": 3, "drop_path_rate": 0.0, "patch_size": 4, **arch}
+        if settings.keys() != {"embed_dims", "depths", "mlp_ratio", "drop_path_rate", "patch_size"}:
             raise ValueError(
-                "an arch dict has the keys embed_dims and depths, optionally mlp_ratio and drop_path_rate; "
+                "an arch dict has the keys embed_dims and depths, optionally mlp_ratio, drop_path_rate and patch_size; "
                 f"got {', '.join(map(repr, arch))}"
             )
-        depths, embed_dims = settings["depths"], settings["embed_dims"]
-        numbers = (embed_dims, *depths) if isinstance(depths, Sequence) and depths else (0,)
+        depths = settings["depths"]
+        numbers = (*depths,) if isinstance(depths, Sequence) and depths else (0,)
+        numbers += (settings["embed_dims"], settings["patch_size"])
         if not all(isinstance(number, int) and number > 0 for number in numbers) or settings["mlp_ratio"] <= 0:
-            raise ValueError(f"embed_dims, all depths and mlp_ratio must be positive (depths a list), got {dict(arch)}")
+            raise ValueError(
+                f"embed_dims, patch_size, mlp_ratio and all depths must be positive (depths a list), got {dict(arch)}"
+            )
         return settings
 
     def _stage_indices(self, out_indices: int | Sequence[int]) -> tuple[int, ...]:
@@ -201,6 +242,12 @@ class SMLPNet(BaseModule):
         ):
             raise ValueError(f"out_indices must be distinct numbers from {-count} to {count - 1}, got {out_indices!r}")
         return indices
+
+    def _per_stage(self, switch: bool | Sequence[bool]) -> tuple[bool, ...]:
+        switches = (switch,) * self.num_stages if isinstance(switch, bool) else tuple(switch)
+        if len(switches) != self.num_stages or not all(isinstance(s, bool) for s in switches):
+            raise ValueError(f"global_mixing must be a bool or one per stage ({self.num_stages}), got {switch!r}")
+        return switches
 
     @staticmethod
     def _image_size(img_size: int | Sequence[int]) -> tuple[int, int]:

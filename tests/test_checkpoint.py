@@ -1,18 +1,16 @@
-"""Official key names, the report on loading, and the refusal to resume on another grid."""
+"""The report on loading, what is refused, every loading path, and the refusal to resume on another grid."""
 
 import re
-from pathlib import Path
 
 import pytest
 import torch
 from conftest import MINI
 from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
-from mmengine.runner import Runner, load_checkpoint
+from mmengine.runner import Runner, load_checkpoint, load_state_dict
 from torch import nn
 
 from mmsmlp import SMLPNet
-from mmsmlp.checkpoint import convert_spach
 from mmsmlp.resize import resize_axis_bias, resize_axis_weight
 
 
@@ -22,44 +20,6 @@ def log_lines(monkeypatch):
     lines = []
     monkeypatch.setattr(MMLogger.get_current_instance(), "callHandlers", lambda record: lines.append(record.msg))
     return lines
-
-
-def test_conversion_keeps_every_value(golden_group):
-    official = golden_group("state_dict/")
-    converted = convert_spach(official)
-    assert len(converted) == len(official)
-    assert torch.equal(converted["backbone.stages.2.1.sparse_mlp.mix_w.bias"], official["token_mix.3.1.proj_h.bias"])
-    weight = converted["backbone.stages.2.1.sparse_mlp.mix_h.weight"]
-    assert torch.equal(weight, official["token_mix.3.1.proh_w.weight"][:, :, 0, 0])
-
-
-@pytest.mark.parametrize(
-    ("key", "message"),
-    [
-        ("token_mix.0.1.proj_x.weight", "not an official sMLPNet key: 'token_mix.0.1.proj_x.weight'"),
-        ("fc.weight", "fc."),
-    ],
-)
-def test_a_key_that_is_not_official_is_named(golden_group, key, message):
-    with pytest.raises(ValueError, match=message):
-        convert_spach({**golden_group("state_dict/"), key: torch.zeros(1)})
-
-
-def test_a_state_dict_without_a_blocks_norm_is_refused(golden_group):
-    state = golden_group("state_dict/")
-    del state["token_mix.3.1.BN.weight"]
-    with pytest.raises(ValueError, match="incomplete sMLPNet state dict: .* token_mix.3.1.BN.weight is not"):
-        convert_spach(state)
-
-
-def test_the_official_files_wrapping_is_hinted_at(golden_group):
-    with pytest.raises(ValueError, match=r"pass checkpoint\['model'\]"):
-        convert_spach({"model": golden_group("state_dict/")})
-
-
-def test_a_state_dict_of_another_model_is_refused():
-    with pytest.raises(ValueError, match="not an official sMLPNet state dict: no key 'to_patch_embedding"):
-        convert_spach({"conv1.weight": torch.zeros(1)})
 
 
 def test_loading_logs_one_line_that_all_matched(log_lines):
@@ -74,35 +34,95 @@ def test_loading_logs_what_was_resized_from_what_to_what(log_lines):
     ]
 
 
-def test_loading_logs_what_is_missing_unexpected_and_of_another_shape(log_lines):
+def test_loading_logs_what_is_missing_and_unexpected(log_lines):
     state = SMLPNet(MINI, img_size=64).state_dict()
     del state["norm3.weight"], state["norm3.bias"]
     state["head.fc.weight"] = torch.zeros(1)
-    state["downsample_layers.0.weight"] = torch.zeros(1)
     net = nn.ModuleDict({"backbone": SMLPNet(MINI, img_size=64)})
-    with pytest.raises(RuntimeError, match="size mismatch"):
-        net.load_state_dict({"backbone." + key: value for key, value in state.items()}, strict=False)
+    net.load_state_dict({"backbone." + key: value for key, value in state.items()}, strict=False)
     assert log_lines == [
-        "SMLPNet: 116 of 119 keys matched; 2 missing (norm3.bias, norm3.weight); "
-        "1 of another shape (downsample_layers.0.weight); 1 unexpected (head.fc.weight)"
+        "SMLPNet: 117 of 119 keys matched; 2 missing (norm3.bias, norm3.weight); 1 unexpected (head.fc.weight)"
     ]
 
 
-def test_a_four_dimensional_axis_weight_is_reported_as_of_another_shape(log_lines):
+@pytest.mark.parametrize("load", [nn.Module.load_state_dict, load_state_dict], ids=["torch", "mmengine"])
+def test_a_bare_backbone_takes_its_part_of_a_whole_models_weights(load, log_lines):
+    given, net = SMLPNet(MINI, img_size=96), SMLPNet(MINI, img_size=64)
+    state = {f"backbone.{key}": value for key, value in given.state_dict().items()}
+    state["head.fc.weight"] = torch.zeros(1)
+    keys = list(state)
+    load(net, state, strict=False)
+    assert log_lines[0] == (
+        "SMLPNet: 119 of 119 keys matched below 'backbone.'; 20 axis weights and biases resized "
+        "(24 -> 16, 12 -> 8, 6 -> 4, 3 -> 2); 1 unexpected (head.fc.weight)"
+    )
+    assert torch.equal(net.stages[2][1].channel_mlp.fc1.weight, given.stages[2][1].channel_mlp.fc1.weight)
+    assert list(state) == keys, "the caller's dict was changed"
+
+
+def test_a_strict_load_of_a_whole_models_weights_still_names_the_rest():
+    state = {f"backbone.{key}": value for key, value in SMLPNet(MINI).state_dict().items()}
+    with pytest.raises(RuntimeError, match=r'Unexpected key\(s\) in state_dict: "head.fc.weight"\.'):
+        SMLPNet(MINI).load_state_dict({**state, "head.fc.weight": torch.zeros(1)})
+
+
+@pytest.mark.parametrize(
+    ("given", "own", "message"),
+    [
+        (
+            "base",
+            "tiny",
+            r"\(112, 3, 4, 4\) instead of \(80, 3, 4, 4\), and \d+ more keys .*, stage 1 has 10 blocks instead of 8\. "
+            r"Given: base \(embed_dims 112, .*\); this backbone: tiny \(embed_dims 80",
+        ),
+        ({**MINI, "depths": (1, 1, 3, 1)}, MINI, r"stage 2 has 3 blocks instead of 2\. Given: .* \(1, 1, 3, 1\); this"),
+        ({**MINI, "depths": (1, 1, 1, 1)}, MINI, r"stage 2 has 1 blocks instead of 2\. Given: .* \(1, 1, 1, 1\); this"),
+        ({**MINI, "mlp_ratio": 2}, MINI, r"fc1\.weight is \(16, 8\) instead of \(24, 8\), and \d+ more keys"),
+        (
+            {**MINI, "patch_size": 2},
+            MINI,
+            r"downsample_layers\.0\.weight is \(8, 3, 2, 2\) instead of \(8, 3, 4, 4\)\.",
+        ),
+    ],
+    ids=["base into tiny", "deeper", "shallower", "mlp_ratio", "patch_size"],
+)
+def test_another_arch_is_refused_on_a_load_that_is_not_strict(given, own, message):
+    """mmengine, which loads init_cfg and load_from so, would only warn, and load the keys of equal shape."""
+    with torch.device("meta"):
+        state = SMLPNet(given).state_dict()
+    net = SMLPNet(own)
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    with pytest.raises(RuntimeError, match=message) as error:
+        load_state_dict(net, state, strict=False)
+    assert "\n" not in str(error.value)
+    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+
+
+@pytest.mark.parametrize("own", [{"out_indices": (0, 1)}, {"out_norm": True}], ids=str)
+def test_stages_not_built_and_norms_not_given_are_no_other_arch(own):
+    SMLPNet(MINI, **own).load_state_dict(SMLPNet(MINI).state_dict(), strict=False)
+
+
+def test_stages_not_given_are_reported_as_missing(log_lines):
+    SMLPNet(MINI).load_state_dict(SMLPNet(MINI, out_indices=(0, 1)).state_dict(), strict=False)
+    assert re.match(r"SMLPNet: 46 of 119 keys matched; 66 missing \(downsample_layers\.2", log_lines[0])
+
+
+def test_a_four_dimensional_axis_weight_is_refused_as_of_another_shape():
     """The likely mistake with weights converted by hand: the official 1x1 convolutions over an axis."""
     state = SMLPNet(MINI, img_size=64).state_dict()
     key = "stages.0.0.sparse_mlp.mix_w.weight"
     state[key] = state[key][:, :, None, None]
-    with pytest.raises(RuntimeError, match="size mismatch"):
+    with pytest.raises(RuntimeError, match=rf"{key} is \(16, 16, 1, 1\) instead of \(16, 16\)\. Given"):
         SMLPNet(MINI, img_size=64).load_state_dict(state)
-    assert log_lines == [f"SMLPNet: 118 of 119 keys matched; 1 of another shape ({key})"]
 
 
-@pytest.mark.parametrize("given", ["a prefix too many", "another model", "nothing"])
+@pytest.mark.parametrize("given", ["a prefix too many", "another model", "another model's backbone", "nothing"])
 def test_loading_nothing_is_an_error(given):
     state = {
-        "a prefix too many": {f"backbone.{key}": v for key, v in SMLPNet(MINI).state_dict().items()},
+        "a prefix too many": {f"model.{key}": v for key, v in SMLPNet(MINI).state_dict().items()},
         "another model": {"conv1.weight": torch.zeros(3), "fc.weight": torch.zeros(3)},
+        "another model's backbone": {"backbone.stages.0.0.norm.weight": torch.zeros(8)},
         "nothing": {},
     }[given]
     with pytest.raises(RuntimeError, match=r"none of the \d+ given keys fits.*prefix='backbone\.'"):
@@ -140,20 +160,6 @@ def test_every_loading_path_resizes_to_the_own_anchor(way, tmp_path):
             resize = resize_axis_weight if key.endswith("weight") else resize_axis_bias
             value = resize(value, len(own[key]))
         assert torch.equal(own[key], value), key
-
-
-def test_the_readmes_lines_load_official_weights(golden_group, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    torch.save({"model": golden_group("state_dict/")}, "smlp_b.pth")
-    readme = (Path(__file__).parents[1] / "README.md").read_text("utf-8")
-    lines = next(block for block in re.findall(r"```python\n(.+?)```", readme, re.S) if "convert_spach" in block)
-    exec(lines, {})
-    net = mini(init_cfg={"type": "Pretrained", "checkpoint": "smlpnet-base.pth", "prefix": "backbone."})
-    net.init_weights()
-    wanted = convert_spach(golden_group("state_dict/"))
-    assert all(
-        torch.equal(value.double(), wanted[f"backbone.{key}"].double()) for key, value in net.state_dict().items()
-    )
 
 
 def test_a_resized_checkpoint_equals_the_original_at_the_new_anchor():

@@ -124,6 +124,17 @@ def test_drop_path_drops_whole_samples_and_keeps_the_mean():
     assert y.mean().item() == pytest.approx(1, abs=0.05)
 
 
+def test_one_drop_path_serves_both_branches_of_a_block():
+    """As in the official code: one module a block, a draw of its own for each branch."""
+    block = SMLPBlock(8, (6, 6), drop_path_rate=0.5)
+    (module,) = (m for m in block.modules() if isinstance(m, DropPath))
+    drawn = []
+    module.register_forward_hook(lambda m, args, y: drawn.append((y != 0).flatten(1).any(1)))
+    block(torch.randn(64, 8, 6, 6))
+    assert len(drawn) == 2
+    assert not torch.equal(*drawn)
+
+
 @pytest.mark.parametrize("rate", [-0.1, 1.0, 2])
 def test_a_bad_drop_path_rate_is_named(rate):
     with pytest.raises(ValueError, match=f"drop path rate must be in .0, 1., got {rate}"):

@@ -13,8 +13,8 @@ from mmengine.registry import MODELS as ROOT_MODELS
 from torch import nn
 
 from mmsmlp import SMLPNet
-from mmsmlp.checkpoint import convert_spach
 from mmsmlp.resize import METHODS
+from mmsmlp.spach import convert_spach
 
 TORCH = tuple(map(int, torch.__version__.split(".")[:2]))
 OFFICIAL = json.loads((DATA / "official_keys.json").read_text())
@@ -251,16 +251,20 @@ def test_frozen_stages_get_no_gradients_and_stay_in_eval_mode_after_train(frozen
     assert all(stage.training for stage in net.stages[max(frozen_stages, 0) :])
 
 
-def test_frozen_stages_are_unchanged_by_a_step():
-    net = mini(frozen_stages=2).train()
+@pytest.mark.parametrize("with_cp", [False, True])
+@pytest.mark.parametrize("frozen_stages", [0, 1, 2, 3])
+def test_frozen_stages_are_unchanged_by_a_step(frozen_stages, with_cp):
+    """Parameters and buffers."""
+    net = mini(frozen_stages=frozen_stages, with_cp=with_cp, out_norm=True, drop_path_rate=0.2).train()
     before = {key: value.clone() for key, value in net.state_dict().items()}
     optimizer = torch.optim.AdamW((p for p in net.parameters() if p.requires_grad), lr=0.1)
-    sum(m.sum() for m in net(torch.randn(2, 3, 64, 64))).backward()
+    sum((m * torch.randn_like(m)).sum() for m in net(torch.randn(8, 3, 64, 64))).backward()
     optimizer.step()
     changed = {key for key, value in net.state_dict().items() if not torch.equal(value, before[key])}
-    assert changed
-    prefixes = ("stages.2", "stages.3", "downsample_layers.2", "downsample_layers.3", "norm3")
-    assert all(key.startswith(prefixes) for key in changed)
+    free = [f"{part}{i}." for part in ("stages.", "downsample_layers.", "norm") for i in range(frozen_stages, 4)]
+    if frozen_stages == 0:
+        free.remove("downsample_layers.0.")
+    assert changed == {key for key in before if key.startswith(tuple(free))}
 
 
 @pytest.mark.parametrize("norm_eval", [False, True])
@@ -270,23 +274,79 @@ def test_norm_eval_keeps_batch_norms_in_eval_mode_after_train(norm_eval):
     assert net.training
 
 
+@pytest.mark.parametrize("with_cp", [False, True])
+def test_norm_eval_keeps_the_running_statistics_in_training(with_cp):
+    net = mini(norm_eval=True, with_cp=with_cp).train()
+    before = [buffer.clone() for buffer in net.buffers()]
+    sum(m.square().mean() for m in net(torch.randn(2, 3, 64, 64))).backward()
+    assert all(torch.equal(a, b) for a, b in zip(net.buffers(), before))
+    assert all(p.grad is not None for p in net.parameters())  # the norms' own weights go on learning
+
+
+@pytest.mark.parametrize(("norm_type", "wanted"), [("BN", nn.BatchNorm2d), ("SyncBN", nn.SyncBatchNorm)])
+def test_norm_cfg_is_that_of_every_batch_norm(norm_type, wanted):
+    net = mini(norm_cfg={"type": norm_type, "momentum": 0.03}, out_norm=True)
+    norms = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    assert len(norms) == 2 * 5 + 4
+    assert all(type(norm) is wanted and norm.momentum == 0.03 for norm in norms)
+
+
 @pytest.mark.parametrize("call", ["train", "eval"])
 def test_train_and_eval_return_the_module(call):
     net = mini()
     assert getattr(net, call)() is net
 
 
-def test_with_cp_gives_the_same_maps_gradients_and_statistics():
-    plain, recomputed = mini(), mini(with_cp=True)
+@pytest.mark.parametrize("autocast", [False, True], ids=["float32", "bf16 autocast"])
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {},
+        {"drop_path_rate": 0.5},
+        {"frozen_stages": 2},
+        {"norm_eval": True},
+        {"norm_cfg": {"type": "BN", "momentum": None}},  # the cumulative average
+    ],
+    ids=str,
+)
+def test_with_cp_gives_the_same_maps_gradients_and_statistics(kwargs, autocast):
+    plain, recomputed = mini(**kwargs), mini(with_cp=True, **kwargs)
     recomputed.load_state_dict(plain.state_dict())
-    x = torch.randn(2, 3, 70, 50)
+    x = torch.randn(4, 3, 70, 50)
     results = []
-    for net in (plain, recomputed):
-        maps = net(x)
-        sum(m.square().mean() for m in maps).backward()
-        results.append([*maps, *(p.grad for p in net.parameters()), *net.buffers()])
+    for net in (plain.train(), recomputed.train()):
+        for step in range(2):  # the second one shows what the first one left behind
+            torch.manual_seed(step)
+            with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+                maps = net(x)
+            sum(m.float().square().mean() for m in maps).backward()
+        gradients = [p.grad for p in net.parameters() if p.requires_grad]
+        results.append([*maps, *gradients, *net.buffers()])
     for a, b in zip(*results):
         torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
+def saved_for_backward(net: nn.Module, x: torch.Tensor) -> int:
+    """Bytes that a forward pass keeps for the backward pass, parameters apart."""
+    kept = {}
+    own = {p.untyped_storage().data_ptr() for p in net.parameters()}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        maps = net(x)
+    assert all(m.requires_grad for m in maps)
+    return sum(kept.values())
+
+
+@pytest.mark.parametrize("size", [(64, 64), (90, 70)])
+def test_with_cp_keeps_less_for_the_backward_pass(size):
+    x = torch.randn(2, 3, *size)
+    assert saved_for_backward(mini(with_cp=True), x) < 0.25 * saved_for_backward(mini(), x)
 
 
 def test_bf16_autocast_stays_close_to_float32():
@@ -298,9 +358,93 @@ def test_bf16_autocast_stays_close_to_float32():
         assert (a.float() - b).abs().max() < 0.05 * b.abs().max()
 
 
-def test_drop_path_rates_grow_linearly_over_all_blocks():
-    rates = [block.drop_path.rate for stage in SMLPNet("small").stages for block in stage]
-    assert rates == pytest.approx(torch.linspace(0, 0.2, 38).tolist())
+def test_training_under_bf16_autocast_has_float32_gradients_close_to_those_without():
+    """In the direction of the whole gradient; single small ones are noise in bf16."""
+    net = mini().train()
+    x, weights = torch.randn(4, 3, 90, 70), None
+    gradients = []
+    for autocast in (True, False):
+        net.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            maps = net(x)
+        weights = weights or [torch.randn_like(m, dtype=torch.float32) for m in maps]
+        sum((m.float() * w).sum() for m, w in zip(maps, weights)).backward()
+        assert all(p.grad.dtype == torch.float32 for p in net.parameters())
+        gradients.append(torch.cat([p.grad.flatten().clone() for p in net.parameters()]))
+    assert torch.cosine_similarity(*gradients, dim=0) > 0.99
+
+
+@pytest.mark.parametrize(("arch", "rate", "blocks"), [("tiny", 0.0, 26), ("small", 0.2, 38), ("base", 0.3, 38)])
+def test_drop_path_rates_grow_linearly_over_all_blocks(arch, rate, blocks):
+    with torch.device("meta"):
+        rates = [block.drop_path.rate for stage in SMLPNet(arch).stages for block in stage]
+    assert rates == pytest.approx(torch.linspace(0, rate, blocks).tolist())
+
+
+DEPTHS = [
+    ("downsample_layers.0.weight", 0),
+    ("stages.0.0.local.norm.bias", 1),
+    ("downsample_layers.1.weight", 2),
+    ("stages.1.0.sparse_mlp.mix_w.weight", 2),
+    ("downsample_layers.2.weight", 3),
+    ("stages.2.0.sparse_mlp.fuse.weight", 3),
+    ("stages.2.1.channel_mlp.fc1.weight", 4),
+    ("downsample_layers.3.weight", 5),
+    ("stages.3.0.local.conv.weight", 5),
+    ("norm0.weight", 6),
+    ("norm3.bias", 6),
+]
+
+
+@pytest.mark.parametrize("prefix", ["", "backbone."])
+@pytest.mark.parametrize(("name", "depth"), DEPTHS)
+def test_layer_depth_counts_blocks(name, depth, prefix):
+    assert mini(out_norm=True).get_layer_depth(prefix + name, prefix) == (depth, 7)
+
+
+@pytest.mark.parametrize("name", ["head.fc.weight", "neck.stages.0.0.conv.weight"])
+def test_what_is_not_the_backbones_is_the_last_layer(name):
+    assert mini().get_layer_depth(name, "backbone.") == (6, 7)
+
+
+def test_layers_that_are_not_built_do_not_count():
+    assert mini(out_indices=(1,)).get_layer_depth("stages.1.0.local.conv.weight") == (2, 4)
+
+
+@pytest.mark.skipif(TORCH < (2, 2), reason="torch.compile is tested with torch 2.11")
+@pytest.mark.parametrize(
+    ("size", "kwargs"), [((64, 64), {"drop_path_rate": 0.3}), ((90, 48), {}), ((90, 48), {"interpolation": "scaled"})]
+)
+def test_tracing_by_torch_compile_has_no_graph_breaks(size, kwargs):
+    """`fullgraph` makes a break an error; the slow test below also generates code."""
+    torch._dynamo.reset()  # it compiles a function a few times, then gives up: other tests count, too
+    net = mini(**kwargs).train()
+    compiled = torch.compile(net, fullgraph=True, dynamic=False, backend="eager")
+    x = torch.randn(2, 3, *size)
+    torch.manual_seed(1)
+    maps = compiled(x)
+    torch.manual_seed(1)
+    for a, b in zip(maps, net(x)):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(TORCH < (2, 2), reason="torch.compile is tested with torch 2.11")
+@pytest.mark.parametrize("size", [(32, 32), (45, 24)])
+def test_a_compiled_network_gives_the_same_maps_gradients_and_statistics(size):
+    torch._dynamo.reset()
+    net = SMLPNet({"embed_dims": 8, "depths": (1, 1)}, img_size=32, out_indices=(0, 1)).double()
+    other = copy.deepcopy(net)
+    x = torch.randn(2, 3, *size, dtype=torch.float64)
+    weights = [torch.randn_like(m) for m in net.eval()(x)]
+    results = []
+    for module in (torch.compile(net.train(), fullgraph=True, dynamic=False), other.train()):
+        maps = module(x)
+        sum((m * w).sum() for m, w in zip(maps, weights)).backward()
+        results.append([*maps, *(p.grad for p in module.parameters()), *module.buffers()])
+    # relative to 1, too: a bias right before a norm has no gradient but rounding
+    for a, b in zip(*results):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize(("img_size", "grids"), [(64, (16, 8, 4, 2)), (100, (25, 13, 7, 4))])

@@ -1,7 +1,7 @@
-"""UperNet with a narrow SMLPNet on the coins photograph.
+"""UperNet with a narrow SMLPNet on the coins photograph: 200 steps, 1 minute on 2 CPU cores.
 
     python tools/make_coins.py data/coins
-    mim train mmsegmentation configs/demo/upernet_smlpnet-mini_coins.py --work-dir work_dirs/upernet
+    mim train mmseg configs/demo/upernet_smlpnet-mini_coins.py --work-dir work_dirs/upernet
 
 `make demo-segmentation` runs both, and evaluates at other sizes.
 """
@@ -19,8 +19,8 @@ model = dict(
         size=(160, 160),
         pad_val=0,
         seg_pad_val=255,
-        # mmseg stretches the logits of maps of ceil(size / 4) to the image: where 4 does not divide the size, they end up
-        # to 3 pixels off. With 32, the stride of the last map, all levels fit; mmseg cuts the padding off again.
+        # mmseg stretches the logits of maps of ceil(size / 4) to the image: where 4 does not divide the size, they end
+        # up to 3 pixels off. With 32, the stride of the last map, all levels fit; mmseg cuts the padding off again.
         test_cfg=dict(size_divisor=32),
     ),
     backbone=dict(
