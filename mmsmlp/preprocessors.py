@@ -1,7 +1,8 @@
 """The toolboxes' data preprocessors, telling the backbone each image's valid area (:mod:`mmsmlp.valid_area`).
 
-In a config, the type is all that changes: ``data_preprocessor=dict(type='mmsmlp.DetDataPreprocessor', ...)`` for mmdet,
-``'mmsmlp.SegDataPreProcessor'`` for mmseg. It is part of ``model``, so it works in training, testing and the inferencers.
+In a config, the type is all that changes: ``data_preprocessor=dict(type='mmsmlp.DetDataPreprocessor', ...)`` for
+mmdet, ``'mmsmlp.SegDataPreProcessor'`` for mmseg. It is part of ``model``, so it works in training, testing and the
+inferencers.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Valid areas: each image of a padded batch is computed on its own pixels only.
 
 Detectors pad the images of a batch to a common canvas, and a backbone sees only the canvas: what an image's features
-are then depends on its neighbours in the batch. Here the tokens of all images that are not padding are *packed* into one
-row, a map (1, C, 1, T) in channels-last memory. Whatever works token by token (norms, activations, linear layers) runs
-on it as on any map, and batch norms count valid tokens only, without knowing. Whatever looks at neighbours runs on each
-image's own map, a view of that row.
+are then depends on its neighbours in the batch. Here the tokens of all images that are not padding are *packed* into
+one row, a map (1, C, 1, T) in channels-last memory. Whatever works token by token (norms, activations, linear layers)
+runs on it as on any map, and batch norms count valid tokens only, without knowing. Whatever looks at neighbours runs on
+each image's own map, a view of that row.
 """
 
 from __future__ import annotations
