@@ -48,6 +48,11 @@ def attach_valid_sizes(images: Tensor, sizes: Sequence[Sequence[int]]) -> Tensor
     return images
 
 
+def image_sizes(images: Sequence[Tensor] | Tensor) -> list[tuple[int, int]]:
+    """Heights and widths in pixels of images (C, h, w), a list of them or one tensor (N, C, h, w), before padding."""
+    return [tuple(image.shape[-2:]) for image in images]
+
+
 def attached_valid_sizes(images: Tensor) -> Sizes | None:
     """Valid sizes noted on a batch; None if there are none, or all images fill the canvas."""
     sizes = getattr(images, _ATTRIBUTE, None)
