@@ -1,4 +1,4 @@
-"""The trainings that the comparisons need: the coins demos on batches of unequal images, each in a process of its own."""
+"""The trainings that are compared: the coins demos on batches of unequal images, each in a process of its own."""
 
 import os
 import shlex
