@@ -17,12 +17,12 @@ CROPS = (80, 240)
 _TRAIN = "import sys; from mmengine.config import Config; from mmengine.runner import Runner; \
 Runner.from_cfg(Config.fromfile(sys.argv[1])).train()"
 
-MODELS = ("Mask R-CNN", "Mask R-CNN, valid areas", "Mask R-CNN, valid areas, neck", "Mask R-CNN, ResNet-50")
+DETECTORS = ("Mask R-CNN", "Mask R-CNN, valid areas", "Mask R-CNN, valid areas, neck", "Mask R-CNN, ResNet-50")
 SEGMENTORS = ("UperNet", "UperNet, valid areas", "UperNet, ResNet-50")
 
 
 def config(name: str, seed: int, steps: int) -> Config:
-    """The config of one of ``MODELS`` or ``SEGMENTORS``."""
+    """The config of one of ``DETECTORS`` or ``SEGMENTORS``."""
     detector = name.startswith("Mask R-CNN")
     cfg = Config.fromfile(MASK_RCNN if detector else UPERNET)
     if "valid areas" in name:
@@ -67,7 +67,7 @@ def train(name: str, seed: int, steps: int, out: Path) -> Path:
     """The checkpoint of a training: of this one, or of the finished one.
 
     Args:
-        name (str): One of ``MODELS`` or ``SEGMENTORS``.
+        name (str): One of ``DETECTORS`` or ``SEGMENTORS``.
         seed (int): Of initialisation, crops and order.
         steps (int): Training steps.
         out (Path): Folder of all trainings.
