@@ -120,15 +120,16 @@ def _cost_table(rows: list[dict]) -> list[Table]:
 def _downstream_table(rows: list[dict]) -> list[Table]:
     known = {(False, False): "nothing", (True, False): "backbone", (True, True): "backbone, neck"}
     headings = ["trained", "who knows valid areas", "box AP, one by one", "of 8", "mask AP", "of 8"]
-    tables = [_table("Detections", [*headings, "mean IoU", "score", "largest", "changed"])]
+    tables = [_table("Detections", [*headings, "mean IoU", "score", "largest", "changed", "of these at a border"])]
     headings = ["trained", "who knows valid areas", "mIoU, one by one", "in batches of 8", "pixels changed"]
     tables.append(_table("Segmentations", headings))
     for row in rows:
         first = (row["trained"], known[row["valid_areas"], row["neck"]])
-        if "changed" in row and "iou" in row:
+        if "iou" in row:
             precisions = (f"{100 * row[f'{m}_{run}']:.1f}" for m in ("bbox", "segm") for run in ("alone", "batch"))
             scores = (f"{row['iou']:.3f}", f"{row['score']:.3f}", f"{row['largest_score']:.2f}")
-            tables[0].add_row(*first, *precisions, *scores, f"{row['changed']:.1%}")
+            changed = f"{row['changed']} of {row['detections']}"
+            tables[0].add_row(*first, *precisions, *scores, changed, str(row["changed_at_border"]))
         else:
             accuracies = (f"{100 * row[f'mIoU_{run}']:.2f}" for run in ("alone", "batch"))
             tables[1].add_row(*first, *accuracies, f"{row['changed']:.3%}")

@@ -75,7 +75,8 @@ def compare_detections(checkpoint: Path, shown: list[View], noted: bool, neck: b
         dict: ``bbox_alone``, ``segm_alone``, ``bbox_batch``, ``segm_batch``, AP of both runs; of the detections alone
             with a score from 0.3 up: ``detections``, their number, ``iou``, the mean IoU with the best box of the same
             image in the batch, ``score``, the mean absolute difference of the two scores, ``largest_score``, the
-            largest, ``changed``, the share of those with an IoU below 0.99 or a score more than 0.01 away.
+            largest, ``changed``, the number of those with an IoU below 0.99 or a score more than 0.01 away, and
+            ``changed_at_border``, the number of these within 8 pixels of the image's right or bottom border.
     """
     model = load(checkpoint, neck)
     runs = {"alone": predict(model, shown, 1, noted), "batch": predict(model, shown, BATCH, noted)}
@@ -83,20 +84,25 @@ def compare_detections(checkpoint: Path, shown: list[View], noted: bool, neck: b
     for name, found in runs.items():
         for metric, value in _precision([f.pred_instances for f in found], shown).items():
             row[f"{metric}_{name}"] = value
-    ious, scores = [], []
-    for own, other in zip(*([f.pred_instances for f in found] for found in runs.values())):
+    ious, scores, border = [], [], []
+    pairs = zip(*([f.pred_instances for f in found] for found in runs.values()))
+    for view, (own, other) in zip(shown, pairs):
         own = own[own.scores >= _MIN_SCORE]
         overlaps = _overlaps(own.bboxes, other.bboxes)
         best, index = overlaps.max(1) if len(other) else (own.scores * 0, None)
         ious.append(best)
         scores.append(own.scores - other.scores[index] if len(other) else own.scores)
+        height, width = view.image.shape[:2]
+        border.append((own.bboxes[:, 2] > width - 8) | (own.bboxes[:, 3] > height - 8))
     iou, score = torch.cat(ious), torch.cat(scores).abs()
+    changed = (iou < 0.99) | (score > 0.01)
     return row | {
         "detections": len(iou),
         "iou": float(iou.mean()),
         "score": float(score.mean()),
         "largest_score": float(score.max()),
-        "changed": float(((iou < 0.99) | (score > 0.01)).float().mean()),
+        "changed": int(changed.sum()),
+        "changed_at_border": int((changed & torch.cat(border)).sum()),
     }
 
 

@@ -49,7 +49,7 @@ def batch_of(images: list[Tensor], divisor: int = 32) -> Tensor:
 def build(name: str, dtype: torch.dtype) -> nn.Module:
     """A network of random weights in eval mode, its batch norms with the statistics of the photographs.
 
-    The norms' own weights are random, too: mmdet's ResNet starts with those of 0, which switch its 3x3 convolutions off.
+    The norms' own weights are random, too: mmdet's ResNet starts with some of 0, which switch its 3x3 convolutions off.
     """
     init_default_scope("mmdet")
     torch.manual_seed(0)
