@@ -101,7 +101,7 @@ def _features_table(rows: list[dict]) -> list[Table]:
     tables = []
     for key, title, form in (
         ("largest", "Largest relative difference of a level's map, alone against in a batch", "{:.1e}"),
-        ("touched", "Share of positions that differ by more than 1 %, in percent", "{:.1%}"),
+        ("touched", "Share of positions that differ by more than 1 %", "{:.1%}"),
     ):
         tables.append(_table(title, ["backbone", "type", "stride 4", "8", "16", "32"]))
         for row in rows:
