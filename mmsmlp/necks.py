@@ -21,6 +21,9 @@ class ValidAreaNeck(BaseModule):
     outside of the valid areas: the same zeros that the convolution pads an image alone with. Without a note of valid
     sizes on the backbone's maps, the neck runs as it is.
 
+    Its parameters are those of the neck, named ``neck.`` below this module; it also loads checkpoints of the bare neck.
+    Norms over positions (GN, IN) and pooling count the padding: of necks with these, maps still depend on the batch.
+
     Args:
         neck (dict): The neck's config, e.g. ``dict(type='FPN', ...)``. Its maps must have strides of powers of two.
         init_cfg (dict, optional): mmengine initialisation.
@@ -44,6 +47,12 @@ class ValidAreaNeck(BaseModule):
             return tuple(self._clear(out) for out in self.neck(inputs))
         finally:
             self._area = None
+
+    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
+        # PyTorch and mmengine both hand over a copy of the caller's dict, and next take the wrapped neck's part from it.
+        for name in [n for n in state_dict if n.startswith(prefix) and not n.startswith(f"{prefix}neck.")]:
+            state_dict[f"{prefix}neck.{name[len(prefix) :]}"] = state_dict.pop(name)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def _clear_input(self, module: nn.Module, args: tuple) -> tuple | None:
         return None if self._area is None else (self._clear(args[0]), *args[1:])

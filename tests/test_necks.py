@@ -8,6 +8,7 @@ import torch
 from mmengine.config import ConfigDict
 from mmengine.optim import OptimWrapper
 from mmengine.registry import MODELS, init_default_scope
+from mmengine.runner.checkpoint import load_state_dict
 from padded import SIZES, cut, detection_batch, detector, recorded
 
 from mmsmlp.valid_area import attach_valid_sizes, attached_valid_sizes, downsampled
@@ -105,6 +106,24 @@ def test_without_a_note_the_neck_runs_as_it_is(name):
 def test_parameters_keep_their_names_below_the_wrapped_neck():
     plain, neck = build(FPN), build(wrapped(FPN))
     assert set(neck.state_dict()) == {f"neck.{name}" for name in plain.state_dict()}
+
+
+@pytest.mark.parametrize("how", ["strict", "by mmengine"])
+def test_checkpoints_of_the_bare_neck_load(how):
+    """A detector that was trained without it takes it at testing, by its config alone."""
+    plain, neck = build(FPN), build(wrapped(FPN))
+    for parameter in neck.parameters():
+        torch.nn.init.zeros_(parameter)
+    bare = {f"neck.{name}": value for name, value in plain.state_dict().items()}
+    before = dict(bare)
+    model = torch.nn.ModuleDict({"neck": neck})
+    if how == "strict":
+        model.load_state_dict(bare)
+    else:
+        load_state_dict(model, bare, strict=True)
+    assert all(torch.equal(value, plain.state_dict()[name]) for name, value in neck.neck.state_dict().items())
+    assert bare == before
+    model.load_state_dict(model.state_dict())  # and its own
 
 
 def test_a_copy_clears_by_its_own_sizes(relative_error):

@@ -89,11 +89,12 @@ def _downstream(args: argparse.Namespace) -> list[dict]:
 def _training(args: argparse.Namespace) -> list[dict]:
     """Each kind of training, several seeds, evaluated as it was trained."""
     rows, shown = [], views(VIEWS)
+    share = training.image_share(training.config(training.DETECTORS[0], 0, args.steps))
     runs = [(name, seed) for seed in args.seeds for name in training.DETECTORS[:3]]
     for name, seed in _progress(runs, "Training"):
         checkpoint = training.train(name, seed, args.steps, args.out / "trainings")
         compared = downstream.compare_detections(checkpoint, shown, "valid areas" in name, "neck" in name)
-        rows.append({"trained": name, "seed": seed, "steps": args.steps, **compared})
+        rows.append({"trained": name, "seed": seed, "steps": args.steps, "image_share": share, **compared})
     return rows
 
 
@@ -120,7 +121,10 @@ def _cost_table(rows: list[dict]) -> list[Table]:
 def _downstream_table(rows: list[dict]) -> list[Table]:
     known = {(False, False): "nothing", (True, False): "backbone", (True, True): "backbone, neck"}
     headings = ["trained", "who knows valid areas", "box AP, one by one", "of 8", "mask AP", "of 8"]
-    tables = [_table("Detections", [*headings, "mean IoU", "score", "largest", "changed", "of these at a border"])]
+    share = f"{rows[0]['image_share']:.0%} of the canvases of 8 are image"
+    tables = [
+        _table(f"Detections: {share}", [*headings, "mean IoU", "score", "largest", "changed", "of these at a border"])
+    ]
     headings = ["trained", "who knows valid areas", "mIoU, one by one", "in batches of 8", "pixels changed"]
     tables.append(_table("Segmentations", headings))
     for row in rows:
@@ -140,7 +144,8 @@ def _training_table(rows: list[dict]) -> list[Table]:
     keys = {"box AP, one by one": "bbox_alone", "of 8": "bbox_batch", "mask AP, one by one": "segm_alone"}
     keys["of 8 "] = "segm_batch"
     seeds = sorted({row["seed"] for row in rows})
-    table = _table(f"Mask R-CNN, seeds {', '.join(map(str, seeds))}: each, and the mean", ["trained", *keys])
+    share = f"{rows[0]['image_share']:.0%} of the canvases of a training are image"
+    table = _table(f"Mask R-CNN, seeds {', '.join(map(str, seeds))}: each, and the mean; {share}", ["trained", *keys])
     for name in dict.fromkeys(row["trained"] for row in rows):
         cells = []
         for key in keys.values():

@@ -33,7 +33,6 @@ def load(checkpoint: Path, neck: bool = False) -> nn.Module:
     state = torch.load(checkpoint, map_location="cpu", weights_only=False)["state_dict"]
     if neck and cfg.model.neck.type == "FPN":
         cfg.model.neck = {"type": "mmsmlp.ValidAreaNeck", "neck": cfg.model.neck}
-        state = {name.replace("neck.", "neck.neck.", 1): value for name, value in state.items()}
     cfg.model.data_preprocessor.type = f"mmsmlp.{cfg.model.data_preprocessor.type.removeprefix('mmsmlp.')}"
     model = MODELS.build(cfg.model)
     model.load_state_dict(state)

@@ -1,5 +1,7 @@
 """The trainings that are compared: the coins demos on batches of unequal images, each in a process of its own."""
 
+import contextlib
+import io
 import os
 import shlex
 import subprocess
@@ -7,7 +9,9 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 from mmengine.config import Config
+from mmengine.registry import DATASETS, init_default_scope
 
 ROOT = Path(__file__).parents[2]
 MASK_RCNN = ROOT / "configs/demo/mask-rcnn_smlpnet-mini_coins.py"
@@ -44,6 +48,21 @@ def config(name: str, seed: int, steps: int) -> Config:
     cfg.default_hooks.checkpoint.update(interval=steps, save_optimizer=False, save_param_scheduler=False)
     cfg.randomness = {"seed": seed}
     return cfg
+
+
+def image_share(cfg: Config, batches: int = 60) -> float:
+    """Share of image in the canvases that a detector is trained on, padded to multiples of 32."""
+    init_default_scope("mmdet")
+    np.random.seed(0)
+    loader = cfg.train_dataloader
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools' lines
+        dataset = DATASETS.build(loader.dataset)
+    image, canvas = 0, 0
+    for _ in range(batches):
+        sizes = np.array([dataset[0]["inputs"].shape[1:] for _ in range(loader.batch_size)])
+        image += sizes.prod(1).sum()
+        canvas += len(sizes) * (-(-sizes.max(0) // 32) * 32).prod()
+    return float(image / canvas)
 
 
 def use_resnet(cfg: Config) -> None:
