@@ -3,6 +3,7 @@
 import copy
 import os
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,11 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.logging import MessageHub
 from mmengine.model import ExponentialMovingAverage
 from mmengine.optim import OptimWrapper
 from mmengine.registry import MODELS, init_default_scope
 from padded import (
+    ROOT,
     SIZES,
     STRIDES,
     demo_config,
@@ -319,6 +322,19 @@ def test_the_config_entry_takes_the_toolboxs_own_arguments():
     with pytest.raises(TypeError, match="pad_size_divisors"):
         det_preprocessor(pad_size_divisors=32)
     assert det_preprocessor(pad_size_divisor=64).pad_size_divisor == 64
+
+
+def test_the_entries_of_the_docs_make_a_detector_of_a_stock_config():
+    cfg = Config.fromfile("mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py")
+    snippets = re.findall(r"```python\n(.+?)```", (ROOT / "docs/padding.md").read_text("utf-8"), re.S)
+    assert len(snippets) == 2
+    for snippet in snippets:
+        cfg.merge_from_dict(Config.fromstring(snippet, ".py").to_dict())
+    init_default_scope(cfg.default_scope)
+    model = MODELS.build(cfg.model).eval()
+    with recorded(model.neck) as calls, torch.no_grad():
+        model.test_step(detection_batch(SIZES[:2]))
+    assert attached_valid_sizes(calls[0][0]) == downsampled(SIZES[:2], 4)
 
 
 @pytest.mark.slow
