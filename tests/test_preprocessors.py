@@ -325,7 +325,7 @@ def test_the_config_entry_takes_the_toolboxs_own_arguments():
 
 
 def test_the_entries_of_the_docs_make_a_detector_of_a_stock_config():
-    cfg = Config.fromfile("mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py")
+    cfg = Config.fromstring("_base_ = 'mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py'", ".py")
     snippets = re.findall(r"```python\n(.+?)```", (ROOT / "docs/padding.md").read_text("utf-8"), re.S)
     assert len(snippets) == 2
     for snippet in snippets:

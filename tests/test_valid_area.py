@@ -107,9 +107,10 @@ def test_without_valid_areas_a_batch_is_not_independent(relative_error):
     assert relative_error(inside(together[0], 0, alone[0]), alone[0]) > 0.1
 
 
-def test_training_statistics_are_those_of_valid_tokens():
+@pytest.mark.parametrize("norm_type", ["BN", "SyncBN"])
+def test_training_statistics_are_those_of_valid_tokens(norm_type):
     """Of one padded batch: those of the first norm, by hand, over the tokens of all images alone."""
-    net = network(norm_cfg={"type": "BN", "momentum": None}).double().train()
+    net = network(norm_cfg={"type": norm_type, "momentum": None}).double().train()
     images = random_images()
     stem, norm = net.downsample_layers[0], net.stages[0][0].local.norm
     norm.reset_running_stats()
