@@ -25,7 +25,7 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from mmsmlp.files import atomic_file
-from padding import cost, downstream, features, training
+from padding import cost, downstream, features, heads, training
 from padding.views import image_share, views
 
 PARTS = ("features", "cost", "downstream", "training")
@@ -42,7 +42,7 @@ def main() -> None:
     args = parser.parse_args()
     MMLogger.get_instance("mmengine").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore")  # of the toolboxes, about their own configs
-    console = Console(width=None if sys.stdout.isatty() else 120)
+    console = Console(width=None if sys.stdout.isatty() else 150)
     for part in args.part:
         rows = {"features": _features, "cost": _cost, "downstream": _downstream, "training": _training}[part](args)
         with atomic_file(args.out / f"{part}.json") as new:
@@ -82,6 +82,8 @@ def _downstream(args: argparse.Namespace) -> list[dict]:
             row |= downstream.compare_detections(checkpoint, shown, known, neck)
         else:
             row |= downstream.compare_segmentations(checkpoint, shown, known)
+        if neck and not name.endswith("neck"):
+            row["changed_by_heads"] = heads.changed_by_heads(checkpoint, shown)
         rows.append(row)
     return rows
 
@@ -127,7 +129,11 @@ def _downstream_table(rows: list[dict]) -> list[Table]:
     ]
     headings = ["trained", "who knows valid areas", "mIoU, one by one", "in batches of 8", "pixels changed"]
     tables.append(_table("Segmentations", headings))
+    headings = ["trained", "as they are", "RPN", "RoI heads", "both"]
+    tables.append(_table("Changed detections where these heads work on each image's own maps", headings))
     for row in rows:
+        if "changed_by_heads" in row:
+            tables[2].add_row(row["trained"], *map(str, row["changed_by_heads"].values()))
         first = (row["trained"], known[row["valid_areas"], row["neck"]])
         if "iou" in row:
             precisions = (f"{100 * row[f'{m}_{run}']:.1f}" for m in ("bbox", "segm") for run in ("alone", "batch"))

@@ -9,7 +9,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import InstanceData
-from torch import nn
+from torch import Tensor, nn
 
 from mmsmlp.coco import average_precision, load_coco, mask_utils, write_coco
 from mmsmlp.coins import CATEGORIES
@@ -40,21 +40,25 @@ def load(checkpoint: Path, neck: bool = False) -> nn.Module:
     return model
 
 
-def predict(model: nn.Module, shown: list[View], size: int, noted: bool) -> list:
-    """Data samples with the predictions, for batches of ``size`` images, with or without the note of valid sizes."""
+def make_batch(model: nn.Module, shown: list[View]) -> dict:
+    """Views as the model's preprocessor gives them to it, with a note of valid sizes."""
     if hasattr(model, "decode_head"):
         from mmseg.structures import SegDataSample as Sample
     else:
         from mmdet.structures import DetDataSample as Sample
+    metas = [{"img_shape": v.image.shape[:2], "ori_shape": v.image.shape[:2], "scale_factor": (1, 1)} for v in shown]
+    batch = {
+        "inputs": [torch.from_numpy(view.image).permute(2, 0, 1) for view in shown],
+        "data_samples": [Sample(metainfo=meta) for meta in metas],
+    }
+    return model.data_preprocessor(batch)
+
+
+def predict(model: nn.Module, shown: list[View], size: int, noted: bool) -> list:
+    """Data samples with the predictions, for batches of ``size`` images, with or without the note of valid sizes."""
     found = []
     for start in range(0, len(shown), size):
-        part = [view.image for view in shown[start : start + size]]
-        metas = [{"img_shape": i.shape[:2], "ori_shape": i.shape[:2], "scale_factor": (1.0, 1.0)} for i in part]
-        batch = {
-            "inputs": [torch.from_numpy(image).permute(2, 0, 1) for image in part],
-            "data_samples": [Sample(metainfo=meta) for meta in metas],
-        }
-        batch = model.data_preprocessor(batch)
+        batch = make_batch(model, shown[start : start + size])
         inputs = batch["inputs"] if noted else batch["inputs"].clone()  # a copy has no note
         with torch.no_grad():
             found += model.predict(inputs, batch["data_samples"])
@@ -79,30 +83,45 @@ def compare_detections(checkpoint: Path, shown: list[View], noted: bool, neck: b
     """
     model = load(checkpoint, neck)
     runs = {"alone": predict(model, shown, 1, noted), "batch": predict(model, shown, BATCH, noted)}
+    runs = {name: [sample.pred_instances for sample in found] for name, found in runs.items()}
     row = {}
     for name, found in runs.items():
-        for metric, value in _precision([f.pred_instances for f in found], shown).items():
+        for metric, value in _precision(found, shown).items():
             row[f"{metric}_{name}"] = value
-    ious, scores, border = [], [], []
-    pairs = zip(*([f.pred_instances for f in found] for found in runs.values()))
-    for view, (own, other) in zip(shown, pairs):
-        own = own[own.scores >= _MIN_SCORE]
-        overlaps = _overlaps(own.bboxes, other.bboxes)
-        best, index = overlaps.max(1) if len(other) else (own.scores * 0, None)
-        ious.append(best)
-        scores.append(own.scores - other.scores[index] if len(other) else own.scores)
-        height, width = view.image.shape[:2]
-        border.append((own.bboxes[:, 2] > width - 8) | (own.bboxes[:, 3] > height - 8))
-    iou, score = torch.cat(ious), torch.cat(scores).abs()
-    changed = (iou < 0.99) | (score > 0.01)
+    own, iou, score = looked_up(*runs.values())
+    changed = changed_detections(*runs.values())
+    sides = torch.cat([torch.tensor([v.image.shape[1::-1]]).expand(len(o), 2) for v, o in zip(shown, own)])
+    at_border = (torch.cat([o.bboxes for o in own])[:, 2:] > sides - 8).any(1)
     return row | {
         "detections": len(iou),
         "iou": float(iou.mean()),
         "score": float(score.mean()),
         "largest_score": float(score.max()),
         "changed": int(changed.sum()),
-        "changed_at_border": int((changed & torch.cat(border)).sum()),
+        "changed_at_border": int((changed & at_border).sum()),
     }
+
+
+def looked_up(alone: list[InstanceData], batch: list[InstanceData]) -> tuple[list[InstanceData], Tensor, Tensor]:
+    """Look detections up in another run.
+
+    Returns:
+        tuple[list[InstanceData], Tensor, Tensor]: Those alone with a score from 0.3 up, by image; and for each of all of
+            them the IoU with the best box of the same image in the batch, and how far that one's score is away.
+    """
+    kept = [own[own.scores >= _MIN_SCORE] for own in alone]
+    ious, scores = [], []
+    for own, other in zip(kept, batch):
+        best, index = _overlaps(own.bboxes, other.bboxes).max(1) if len(other) else (own.scores * 0, None)
+        ious.append(best)
+        scores.append(own.scores - other.scores[index] if len(other) else own.scores)
+    return kept, torch.cat(ious), torch.cat(scores).abs()
+
+
+def changed_detections(alone: list[InstanceData], batch: list[InstanceData]) -> Tensor:
+    """Which of these detections have an IoU below 0.99, or a score more than 0.01 away."""
+    _, iou, score = looked_up(alone, batch)
+    return (iou < 0.99) | (score > 0.01)
 
 
 def compare_segmentations(checkpoint: Path, shown: list[View], noted: bool) -> dict:
@@ -130,7 +149,7 @@ def compare_segmentations(checkpoint: Path, shown: list[View], noted: bool) -> d
     return {"mIoU_alone": alone, "mIoU_batch": batch, "changed": float((runs[0] != runs[1]).mean())}
 
 
-def _overlaps(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+def _overlaps(a: Tensor, b: Tensor) -> Tensor:
     from mmdet.structures.bbox import bbox_overlaps
 
     return bbox_overlaps(a, b)
