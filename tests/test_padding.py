@@ -12,9 +12,8 @@ import torch
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
-cost, downstream, features, training, views = (
-    importlib.import_module(f"padding.{name}") for name in ("cost", "downstream", "features", "training", "views")
-)
+NAMES = ("cost", "downstream", "features", "heads", "training", "views")
+cost, downstream, features, heads, training, views = (importlib.import_module(f"padding.{name}") for name in NAMES)
 
 
 @pytest.mark.parametrize(
