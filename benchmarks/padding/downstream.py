@@ -106,8 +106,8 @@ def looked_up(alone: list[InstanceData], batch: list[InstanceData]) -> tuple[lis
     """Look detections up in another run.
 
     Returns:
-        tuple[list[InstanceData], Tensor, Tensor]: Those alone with a score from 0.3 up, by image; and of all of them the
-            IoU with the best box of the same image in the batch, and how far that one's score is away.
+        tuple[list[InstanceData], Tensor, Tensor]: Those alone with a score from 0.3 up, by image; and of all of them
+            the IoU with the best box of the same image in the batch, and how far that one's score is away.
     """
     kept = [own[own.scores >= _MIN_SCORE] for own in alone]
     ious, scores = [], []
