@@ -76,7 +76,7 @@ demos: demo demo-segmentation demo-classification ## all three demos (8 minutes)
 	for picture in sweep predictions; do for demo in "" -segmentation -classification; do \
 		cp $(DEMO_DIR)$$demo/$$picture.png $(PICTURES)/demo$$demo-$$picture.png; done; done
 
-ablations: setup ## train the paper's ablations, 3 seeds each (40 minutes), resumable: work_dirs/ablations
+ablations: setup ## train the paper's ablations, 3 seeds each (35 minutes), resumable: work_dirs/ablations
 	$(PY) tools/make_photos.py data/photos
 	$(PY) benchmarks/ablations.py --seeds 0 1 2
 

@@ -1,7 +1,7 @@
 """Trains the paper's ablations on the photograph patches, several seeds each: parameters, operations, accuracy.
 
 Every run is a `mim train` of configs/demo/smlpnet-mini_photos.py with other options, in a process of its own; a run
-that is finished is not repeated, so the command can be stopped and called again. 45 seconds a run on one core.
+that is finished is not repeated, so the command can be stopped and called again. 50 seconds a run on one core.
 
 python tools/make_photos.py data/photos
 python benchmarks/ablations.py --seeds 0 1 2
