@@ -52,7 +52,7 @@ def measure(arch: str, shape: list[int], with_cp: bool) -> dict:
         dict: ``peak`` and ``kept`` in bytes, ``step`` in seconds.
     """
     torch.manual_seed(0)
-    net = SMLPNet(arch, with_cp=with_cp).train()
+    net = SMLPNet(arch, in_channels=shape[1], with_cp=with_cp).train()
     x = torch.randn(shape)
     net(torch.randn(2, shape[1], 32, 32))[-1].sum().backward()
     before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
