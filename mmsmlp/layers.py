@@ -16,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from mmsmlp.resize import check_method, is_axis_parameter, resize_axis_bias, resize_axis_weight
+from mmsmlp.valid_area import Sizes, on_each_image, pack
 
 NORMS = {"BN": nn.BatchNorm2d, "SyncBN": nn.SyncBatchNorm}
 FUSIONS = ("concat", "sum", "weighted")
@@ -67,12 +68,15 @@ class DropPath(nn.Module):
             raise ValueError(f"a drop path rate must be in [0, 1), got {rate}")
         self.rate = rate
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Drop samples of ``x`` (N, ...)."""
+    def forward(self, x: Tensor, sizes: Sizes | None = None) -> Tensor:
+        """Drop samples of ``x`` (N, ...), or of a row of maps packed with ``sizes``."""
         if not self.training or self.rate == 0:
             return x
-        keep = x.new_empty((x.shape[0],) + (1,) * (x.ndim - 1)).bernoulli_(1 - self.rate)
-        return x * keep.div_(1 - self.rate)
+        count = x.shape[0] if sizes is None else len(sizes)
+        keep = x.new_empty((count,) + (1,) * (x.ndim - 1)).bernoulli_(1 - self.rate).div_(1 - self.rate)
+        if sizes is not None:
+            keep = pack([k.expand(1, 1, *size) for k, size in zip(keep[:, None], sizes)])
+        return x * keep
 
     def extra_repr(self) -> str:
         """The rate, for ``print(model)``."""
@@ -160,9 +164,9 @@ class LocalMixer(nn.Module):
         self.act = nn.GELU()
         self.conv = nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Mix (N, C, H, W) in 3x3 neighbourhoods; same shape out."""
-        return self.conv(self.act(self.norm(x)))
+    def forward(self, x: Tensor, sizes: Sizes | None = None) -> Tensor:
+        """Mix (N, C, H, W), or a row of maps packed with ``sizes``, in 3x3 neighbourhoods; same shape out."""
+        return on_each_image(self.conv, self.act(self.norm(x)), sizes)
 
 
 class SparseMLP(nn.Module):
@@ -210,9 +214,15 @@ class SparseMLP(nn.Module):
         elif fusion == "weighted":
             self.branch_weights = nn.Parameter(torch.ones(branches, channels))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Mix (N, C, H, W) along rows and columns; any H and W, same shape out, channels-last memory."""
+    def forward(self, x: Tensor, sizes: Sizes | None = None) -> Tensor:
+        """Mix (N, C, H, W), or a row of maps packed with ``sizes``, along rows and columns.
+
+        Any H and W, same shape out, channels-last memory.
+        """
         x = self.act(self.norm(x.contiguous(memory_format=torch.channels_last)))
+        return on_each_image(self._mix, x, sizes)
+
+    def _mix(self, x: Tensor) -> Tensor:
         x = x.permute(0, 2, 3, 1)  # (N, C, H, W) -> (N, H, W, C), a view
         branches = [x] if self.identity_branch else []
         branches += [self.mix_w(x), self.mix_h(x)]
@@ -285,27 +295,41 @@ class SMLPBlock(nn.Module):
         super().__init__()
         if not (local_mixing or global_mixing):
             raise ValueError("a block without local and without global mixing does not mix tokens: keep one of them")
-        self.local = LocalMixer(channels, norm_cfg) if local_mixing else nn.Identity()
-        self.sparse_mlp = nn.Identity()
+        self.local = LocalMixer(channels, norm_cfg) if local_mixing else None
+        self.sparse_mlp = None
         if global_mixing:
             self.sparse_mlp = SparseMLP(channels, grid, interpolation, norm_cfg, fusion, identity_branch)
         self.channel_mlp = ChannelMLP(channels, mlp_ratio)
         self.drop_path = DropPath(drop_path_rate)
         self.with_cp = with_cp
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, C, H, W), channels-last memory."""
+    def forward(self, x: Tensor, sizes: Sizes | None = None) -> Tensor:
+        """(N, C, H, W), or a row of maps packed with ``sizes`` -> the same shape, channels-last memory."""
         # An NCHW-contiguous input makes torch 2.1.2 on a CPU return uninitialised memory as gradients, when the
         # gradient comes back in the permuted layout; and every product below wants channels last.
         x = x.contiguous(memory_format=torch.channels_last)
         if self.with_cp and torch.is_grad_enabled():
             contexts = partial(_checkpoint_contexts, self)
-            return checkpoint(self._forward, x, use_reentrant=False, context_fn=contexts)
-        return self._forward(x)
+            return checkpoint(self._forward, x, sizes, use_reentrant=False, context_fn=contexts)
+        return self._forward(x, sizes)
 
-    def _forward(self, x: Tensor) -> Tensor:
-        x = x + self.drop_path(self.sparse_mlp(self.local(x)))
-        return x + self.drop_path(self.channel_mlp(x))
+    def _forward(self, x: Tensor, sizes: Sizes | None) -> Tensor:
+        mixed = x
+        for mixer in (self.local, self.sparse_mlp):
+            if mixer is not None:
+                mixed = mixer(mixed, sizes)
+        x = x + self.drop_path(mixed, sizes)
+        return x + self.drop_path(self.channel_mlp(x), sizes)
+
+
+class Stage(nn.Sequential):
+    """Blocks one after the other, on a batch or on a row of packed maps."""
+
+    def forward(self, x: Tensor, sizes: Sizes | None = None) -> Tensor:
+        """(N, C, H, W), or a row of maps packed with ``sizes`` -> the same shape."""
+        for block in self:
+            x = block(x, sizes)
+        return x
 
 
 class PatchConv(nn.Conv2d):
@@ -324,12 +348,15 @@ class PatchConv(nn.Conv2d):
         super().__init__(in_channels, out_channels, patch_size, stride=patch_size, bias=False)
         self.patch_size = patch_size
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C_in, H, W) -> (N, C_out, ceil(H / k), ceil(W / k))."""
+    def forward(self, x: Tensor, sizes: Sizes | None = None) -> Tensor:
+        """(N, C_in, H, W) -> (N, C_out, ceil(H / k), ceil(W / k)); or for each map of a row packed with ``sizes``."""
+        return on_each_image(self._embed, x, sizes)
+
+    def _embed(self, x: Tensor) -> Tensor:
         bottom, right = -x.shape[2] % self.patch_size, -x.shape[3] % self.patch_size
         if bottom or right:
             x = nn.functional.pad(x, (0, right, 0, bottom))
-        return super().forward(x)
+        return nn.functional.conv2d(x, self.weight, stride=self.stride)
 
 
 def _checkpoint_contexts(module: nn.Module):

@@ -9,7 +9,12 @@ from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS
 from mmengine.registry import Registry
 
-MODELS = Registry("model", parent=MMENGINE_MODELS, scope="mmsmlp", locations=["mmsmlp.smlpnet"])
+MODELS = Registry(
+    "model",
+    parent=MMENGINE_MODELS,
+    scope="mmsmlp",
+    locations=["mmsmlp.smlpnet", "mmsmlp.preprocessors", "mmsmlp.necks"],
+)
 OPTIM_WRAPPER_CONSTRUCTORS = Registry(
     "optimizer wrapper constructor",
     parent=MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS,

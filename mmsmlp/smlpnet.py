@@ -10,9 +10,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 import mmsmlp.spach_files  # noqa: F401  (makes 'spach://' known to mmengine, so that a config suffices)
 from mmsmlp.checkpoint import report_loading
-from mmsmlp.layers import PatchConv, SMLPBlock, build_norm, check_fusion
+from mmsmlp.layers import PatchConv, SMLPBlock, Stage, build_norm, check_fusion
 from mmsmlp.registry import MODELS
 from mmsmlp.resize import check_method
+from mmsmlp.valid_area import attach_valid_sizes, attached_valid_sizes, downsampled, pack_valid, to_canvas
 
 
 @MODELS.register_module(name=["SMLPNet", "sMLPNet"])
@@ -132,7 +133,7 @@ class SMLPNet(BaseModule):
                 SMLPBlock(channels, grid, drop_path_rate=block_rate, global_mixing=global_mixing[i], **block_cfg)
                 for block_rate in rates[first : first + depths[i]]
             ]
-            self.stages.append(nn.Sequential(*blocks))
+            self.stages.append(Stage(*blocks))
             if i in self.out_indices and (out_norm or i == self.num_stages - 1):
                 self.add_module(f"norm{i}", build_norm(norm_cfg, channels))
         self._freeze()
@@ -154,14 +155,26 @@ class SMLPNet(BaseModule):
         in_channels = self.downsample_layers[0].in_channels
         if x.ndim != 4 or x.shape[1] != in_channels or 0 in x.shape[2:]:
             raise ValueError(f"SMLPNet takes images (N, {in_channels}, H, W) with H, W >= 1, got {tuple(x.shape)}")
+        sizes = attached_valid_sizes(x)
+        height, width = x.shape[2:]
+        if sizes is not None:
+            x = pack_valid(x, sizes)
         maps = {}
         for i, (downsample, stage) in enumerate(zip(self.downsample_layers, self.stages)):
-            x = stage(downsample(x))
+            x = downsample(x, sizes)
+            stride = downsample.patch_size
+            height, width = -(-height // stride), -(-width // stride)
+            if sizes is not None:
+                sizes = downsampled(sizes, stride)
+            x = stage(x, sizes)
             if i in self.out_indices:
                 norm = getattr(self, f"norm{i}", None)
+                out = x if norm is None else norm(x)
+                if sizes is not None:
+                    out = attach_valid_sizes(to_canvas(out, sizes, height, width), sizes)
                 # mmcv's RoIAlign and its kin read memory as if it were (N, C, H, W) in order, whatever the strides
                 # say: with channels-last maps a detector trains on scrambled features, without an error.
-                maps[i] = (x if norm is None else norm(x)).contiguous()
+                maps[i] = out.contiguous()
         return tuple(maps[i] for i in self.out_indices)
 
     def train(self, mode: bool = True) -> SMLPNet:

@@ -65,7 +65,9 @@ def test_the_public_names():
 # A module imports only from those before it.
 GROUPS = [
     ["resize", "registry", "files"],
-    ["arch", "spach", "spach_files", "layers", "checkpoint", "smlpnet", "anchors", "optim", "flops"],
+    ["valid_area", "arch", "spach", "spach_files", "layers", "checkpoint", "smlpnet"],
+    ["preprocessors.detection", "preprocessors.segmentation", "necks"],
+    ["anchors", "optim", "flops"],
     ["coco", "filesets", "coins", "photos.photographs", "photos.patches", "photos.formats"],
     ["scenes", "tasks", "sweep", "plots"],
 ]
