@@ -245,8 +245,8 @@ class SMLPNet(BaseModule):
             or settings["embed_dims"] * ratio < 1
         ):
             raise ValueError(
-                "embed_dims, patch_size, all depths (a list) must be positive, and mlp_ratio leave a hidden channel; "
-                f"got {dict(arch)}"
+                "embed_dims, patch_size and all depths must be positive (depths a list), and mlp_ratio leave a hidden "
+                f"channel; got {dict(arch)}"
             )
         return settings
 

@@ -1,4 +1,4 @@
-"""Mask R-CNN with a narrow SMLPNet on the coins photograph: 300 steps, 80 s on 2 CPU cores.
+"""Mask R-CNN with a narrow SMLPNet on the coins photograph: 300 steps, 1 to 3 minutes on 2 CPU cores.
 
     python tools/make_coins.py data/coins
     mim train mmdetection configs/demo/mask-rcnn_smlpnet-mini_coins.py --work-dir work_dirs/demo
