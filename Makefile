@@ -27,7 +27,8 @@ SWEEP := --zoom 0.5 0.75 1 1.5 2 --extent 1 2 3 4 --interpolation exact bounded 
 
 # With the upstream set only what needs no mmcv is tested for now; its full support is an issue of its own.
 TESTS := $(if $(filter openmmlab,$(STACK)),tests/test_resize.py tests/test_layers.py \
-	tests/test_smlpnet.py tests/test_checkpoint.py tests/test_spach.py tests/test_anchors.py)
+	tests/test_smlpnet.py tests/test_checkpoint.py tests/test_spach.py tests/test_anchors.py \
+	tests/test_valid_area.py)
 
 # Any Python that runs can start the set-up, which then looks for the one that suits the stack.
 setup-env = for python in $(PYTHON) python3 python3.12 python3.11 python3.10; do \
