@@ -54,7 +54,7 @@ setup(
     extras_require={
         "onedl": ONEDL,
         "openmmlab": OPENMMLAB,
-        # the coins data set, the sweep's table and the pictures
+        # the coins and photograph data sets, the sweep's table and the pictures
         "demo": ["matplotlib", "pycocotools", "rich", "scikit-image"],
         "dev": ["hypothesis", "packaging", "pytest", "ruff"],
     },

@@ -1,7 +1,8 @@
 """Trains the paper's ablations on the photograph patches, several seeds each: parameters, operations, accuracy.
 
-Every run is a `mim train` of configs/demo/smlpnet-mini_photos.py with other options, in a process of its own; a run
-that is finished is not repeated, so the command can be stopped and called again. 45 seconds a run on one core.
+Every run is a `mim train` of configs/demo/smlpnet-mini_photos.py with other options, in a process of its own. A run
+that is finished is not repeated while its recipe stays the same, so the command can be stopped and called again. A run
+takes 50 seconds on one core.
 
 python tools/make_photos.py data/photos
 python benchmarks/ablations.py --seeds 0 1 2
@@ -35,6 +36,10 @@ ROOT = Path(__file__).parents[1]
 CONFIG = "configs/demo/smlpnet-mini_photos.py"
 TINY = "configs/classification/smlpnet-tiny_8xb128_in1k.py"
 ITERATIONS = 600
+WARM_UP = 20  # steps, as the config has it
+# What a finished run must have in common with the run that is asked for.
+RECIPE = ("model", "optim_wrapper", "param_scheduler", "train_cfg", "randomness")
+LOADERS = ("train_dataloader", "val_dataloader")  # of which mmpretrain's train.py completes the rest
 
 # Row -> options of the backbone; the same are applied to sMLPNet-T at 224 for its costs.
 VARIANTS = {
@@ -61,18 +66,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="ROW")
-    parser.add_argument("--iterations", type=int, default=ITERATIONS)
+    parser.add_argument("--iterations", type=int, default=ITERATIONS, help=f"at least {WARM_UP + 1}, past the warm-up")
     parser.add_argument("--threads", type=int, default=1, help="of a training; 1 lets several of them run side by side")
     parser.add_argument("--out", type=Path, default=Path("work_dirs/ablations"))
     args = parser.parse_args()
+    if args.iterations <= WARM_UP:
+        parser.error(f"--iterations must be more than the {WARM_UP} of the warm-up, got {args.iterations}")
     runs = [(name, seed) for seed in args.seeds for name in args.only]
     accuracies: dict[str, list[float]] = {name: [] for name in args.only}
     for name, seed in track(runs, "Training", console=Console(stderr=True)):
         accuracies[name].append(train(name, seed, args.iterations, args.threads, args.out))
     rows = [row(name, accuracies[name], args.seeds, args.iterations) for name in args.only]
-    with atomic_file(args.out / "results.json") as new:
-        new.write_text(json.dumps(rows, indent=1) + "\n")
-    plot(rows, args.out / "ablations.png")
+    results = args.out / "results.json"
+    known = {r["name"]: r for r in json.loads(results.read_text())} if results.exists() else {}
+    known |= {r["name"]: r for r in rows}  # the rows of earlier calls stay
+    everything = [known[name] for name in VARIANTS if name in known]
+    with atomic_file(results) as new:
+        new.write_text(json.dumps(everything, indent=1) + "\n")
+    plot(everything, args.out / "ablations.png")
     console = Console(width=None if sys.stdout.isatty() else 140)
     console.print(table(rows))
     console.print(f"wrote results.json and ablations.png to {args.out}")
@@ -94,15 +105,16 @@ def train(name: str, seed: int, iterations: int, threads: int, out: Path) -> flo
     """Top-1 accuracy in [0, 1] on the val patches after the last step: of this training, or of the finished one."""
     folder = out / re.sub(r"\W+", "-", name) / f"seed{seed}_{iterations}"
     result = folder / "accuracy.json"
-    if not result.exists():
+    if not (result.exists() and recipe(folder / Path(CONFIG).name) == recipe(ROOT / CONFIG, name, seed, iterations)):
         mim = str(Path(sys.executable).with_name("mim"))
         command = [mim, "train", "mmpretrain", CONFIG, "--work-dir", str(folder.absolute())]
         command += ["--cfg-options", *options(name, seed, iterations)]
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
         if done.returncode:
-            last = "\n".join((done.stdout + done.stderr).splitlines()[-15:])
-            sys.exit(f"ablations: this training failed:\n{shlex.join(command)}\n{last}")
+            # mim's own frames come last; the first error is the cause.
+            errors = re.findall(r"^\w*(?:Error|Exception|Interrupt)\b.*", done.stdout + done.stderr, re.M)
+            sys.exit(f"ablations: {errors[0] if errors else 'a training failed'}, from\n{shlex.join(command)}")
         # The newest log of the folder; the last line with an accuracy is the validation after the last step.
         logs = sorted(folder.glob("*/vis_data/scalars.json"))
         scalars = [json.loads(line) for line in logs[-1].read_text().splitlines()]
@@ -110,6 +122,15 @@ def train(name: str, seed: int, iterations: int, threads: int, out: Path) -> flo
         with atomic_file(result) as new:
             new.write_text(json.dumps({"top1": accuracy / 100}))
     return json.loads(result.read_text())["top1"]
+
+
+def recipe(config: Path, *run) -> dict:
+    """What decides the result of a training: of a config file, with the options of ``run`` if given."""
+    cfg = Config.fromfile(config)
+    cfg.merge_from_dict(_parsed(options(*run)) if run else {})
+    decisive = {key: cfg[key] for key in RECIPE}
+    decisive |= {key: (cfg[key].batch_size, cfg[key].dataset) for key in LOADERS}
+    return json.loads(json.dumps(decisive))  # tuples become lists
 
 
 def row(name: str, accuracies: list[float], seeds: list[int], iterations: int) -> dict:
@@ -132,11 +153,16 @@ def cost(config: str, overrides: list[str], size: int) -> tuple[int, int]:
     cfg = Config.fromfile(ROOT / config)
     if config == TINY:
         cfg.model.backbone.arch = {**SMLPNet.arch_settings["tiny"]}  # spelled out, so that options reach into it
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--cfg-options", nargs="+", action=DictAction, default={})
-    cfg.merge_from_dict(parser.parse_args(["--cfg-options", *overrides] if overrides else []).cfg_options)
+    cfg.merge_from_dict(_parsed(overrides))
     counted = count_config(cfg, (size, size))
     return counted.parameters, counted.total_macs
+
+
+def _parsed(overrides: list[str]) -> dict:
+    """What mmengine makes of `--cfg-options`."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--cfg-options", nargs="+", action=DictAction, default={})
+    return parser.parse_args(["--cfg-options", *overrides] if overrides else []).cfg_options
 
 
 def table(rows: list[dict]) -> Table:
@@ -159,7 +185,9 @@ def plot(rows: list[dict], out: Path) -> None:
         top1 = 100 * np.array(r["top1"])
         axis.plot(top1, [place] * len(top1), "o", color="#0072B2", alpha=0.7)
         axis.plot([top1.mean()] * 2, [place - 0.3, place + 0.3], color="#D55E00")
-    axis.axvline(100 * np.mean(rows[0]["top1"]), color="grey", linestyle=":", zorder=0)
+    for r in rows:
+        if r["name"] == "full":
+            axis.axvline(100 * np.mean(r["top1"]), color="grey", linestyle=":", zorder=0)
     axis.set_yticks(range(len(rows)), [r["name"] for r in rows])
     axis.invert_yaxis()
     axis.set_xlabel("top-1 accuracy on the val patches in percent: each seed, and the mean")

@@ -80,16 +80,14 @@ def compare_anchors(
             noise. Then the largest relative error of the axis weights moved back to the old grid.
 
     Raises:
-        ValueError: If there is not exactly one SMLPNet of the paper in the weights.
+        ValueError: If there is not exactly one SMLPNet in the weights, and complete.
     """
     (old_weights, old), (new_weights, new) = find_backbone(before), find_backbone(after)
     nets = [_build(old_weights, old, interpolation), _build(new_weights, new, interpolation)]
-    sizes = {
-        new.img_size: "new anchor",
-        old.img_size: "old anchor",
-        tuple((a + b) // 2 for a, b in zip(old.img_size, new.img_size)): "between",
-        tuple(max(3 * min(a, b) // 4, 1) for a, b in zip(old.img_size, new.img_size)): "smaller",
-    }
+    sizes = {new.img_size: "new anchor"}
+    sizes.setdefault(old.img_size, "old anchor")
+    sizes.setdefault(tuple((a + b) // 2 for a, b in zip(old.img_size, new.img_size)), "between")
+    sizes.setdefault(tuple(max(3 * min(a, b) // 4, 1) for a, b in zip(old.img_size, new.img_size)), "smaller")
     rows = []
     for size, label in sizes.items():
         x = torch.randn(1, old.in_channels, *size, generator=torch.Generator().manual_seed(0))
@@ -104,11 +102,15 @@ def compare_anchors(
 def _build(weights: Mapping[str, Tensor], arch: Arch, interpolation: str) -> SMLPNet:
     # One stage more, which is not built, leaves out the norm of the last map: checkpoints of dense models may lack it.
     settings = {**arch.settings, "depths": (*arch.depths, 1)}
-    net = SMLPNet(settings, arch.in_channels, arch.img_size, interpolation, out_indices=len(arch.depths) - 1)
+    switches = dict(arch.switches)
+    if "global_mixing" in switches:
+        switches["global_mixing"] = [*switches["global_mixing"], True]
+    last = len(arch.depths) - 1
+    net = SMLPNet(settings, arch.in_channels, arch.img_size, interpolation, out_indices=last, **switches)
     try:
         net.load_state_dict(weights)
     except RuntimeError:
-        raise ValueError(f"the SMLPNet in the weights ({arch}) is not the paper's, or not complete") from None
+        raise ValueError(f"the SMLPNet in the weights ({arch}) is not complete") from None
     return net.eval()
 
 

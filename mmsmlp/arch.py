@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -27,6 +27,8 @@ class Arch:
         img_size (tuple[int, int]): Height and width in pixels that the axis weights are learned on, rounded up to
             whole patches; (224, 224) where there are no axis weights.
         num_classes (int): Classes of the head, 1000 where there is none.
+        switches (dict): The paper's ablations, as arguments of :class:`mmsmlp.SMLPNet`; empty for the paper's network.
+            Whether branches that are summed have an identity among them, no weight tells: it is taken for granted.
     """
 
     embed_dims: int
@@ -36,13 +38,14 @@ class Arch:
     in_channels: int = 3
     img_size: tuple[int, int] = (224, 224)
     num_classes: int = 1000
+    switches: dict = field(default_factory=dict)
 
     @property
     def name(self) -> str | None:
         """'tiny', 'small', 'base' or None; the first stages of one are called like the whole."""
         for name, (embed_dims, depths) in ARCHS.items():
             if (self.embed_dims, self.depths) == (embed_dims, depths[: len(self.depths)]):
-                return name if (self.mlp_ratio, self.patch_size) == (3, 4) else None
+                return name if (self.mlp_ratio, self.patch_size, self.switches) == (3, 4, {}) else None
         return None
 
     @property
@@ -53,6 +56,10 @@ class Arch:
 
     def __str__(self) -> str:
         numbers = f"embed_dims {self.embed_dims}, depths {self.depths}"
+        for name, usual in (("mlp_ratio", 3), ("patch_size", 4), ("in_channels", 3)):
+            if getattr(self, name) != usual:
+                numbers += f", {name} {getattr(self, name):g}"
+        numbers += "".join(f", {name}={value!r}" for name, value in self.switches.items())
         return f"{self.name} ({numbers})" if self.name else numbers
 
 
@@ -78,17 +85,48 @@ def recognise(state_dict: Mapping[str, Tensor]) -> Arch | None:
                 shape = shapes.get(f"stages.{stage}.0.sparse_mlp.mix_{axis}.{end}")
                 if shape:
                     lengths[axis] = shape[0] * stem[2] * 2**stage
-    hidden = shapes.get("stages.0.0.channel_mlp.fc1.weight") or shapes.get("stages.0.0.channel_mlp.fc1.bias")
     head = shapes.get("head.fc.weight") or shapes.get("head.fc.bias")
     return Arch(
         embed_dims=stem[0],
         depths=tuple(counts.get(stage, 0) for stage in range(max(counts) + 1)),
-        mlp_ratio=hidden[0] / stem[0] if hidden else 3,
+        mlp_ratio=_mlp_ratio(shapes, stem[0], counts),
         patch_size=stem[2],
         in_channels=stem[1],
         img_size=(lengths["h"], lengths["w"]) if len(lengths) == 2 else (224, 224),
         num_classes=head[0] if head else 1000,
+        switches=_switches(shapes, counts),
     )
+
+
+def _mlp_ratio(shapes: Mapping[str, tuple], embed_dims: int, stages: Iterable[int]) -> float:
+    """A ratio that gives the hidden channels of every stage, although they are rounded down."""
+    hidden = {}
+    for stage in stages:
+        layer = f"stages.{stage}.0.channel_mlp.fc1"
+        shape = shapes.get(f"{layer}.weight") or shapes.get(f"{layer}.bias")
+        if shape:
+            hidden[embed_dims * 2**stage] = shape[0]
+    candidates = [h / c for c, h in hidden.items()] + [(h + 0.5) / c for c, h in hidden.items()]
+    fitting = [r for r in candidates if all(int(c * r) == h for c, h in hidden.items())]
+    return next(iter(fitting or candidates), 3)
+
+
+def _switches(shapes: Mapping[str, tuple], stages: Iterable[int]) -> dict:
+    """The ablations that keys and shapes tell of."""
+    switches = {}
+    if not any(".local." in key for key in shapes):
+        switches["local_mixing"] = False
+    mixing = [any(key.startswith(f"stages.{stage}.") and ".sparse_mlp." in key for key in shapes) for stage in stages]
+    if not all(mixing):
+        switches["global_mixing"] = mixing
+    if any(mixing):
+        block = f"stages.{list(stages)[mixing.index(True)]}.0.sparse_mlp"
+        fuse, weights = shapes.get(f"{block}.fuse.weight"), shapes.get(f"{block}.branch_weights")
+        if not fuse:
+            switches["fusion"] = "weighted" if weights else "sum"
+        if (fuse and fuse[1:2] == (2 * fuse[0],)) or (weights and weights[0] == 2):
+            switches["identity_branch"] = False
+    return switches
 
 
 def count_blocks(keys: Iterable[str]) -> dict[int, int]:

@@ -17,6 +17,8 @@ from mmsmlp.files import atomic_file
 from mmsmlp.resize import is_axis_parameter, resize_axis_bias, resize_axis_weight
 
 _BACKBONE = "backbone."
+# Not the batch norms' counters: old checkpoints lack them, and nothing depends on them.
+_BLOCK_PART = re.compile(r"stages\.\d+\..*(?<!num_batches_tracked)$")
 _AXIS_KEY = re.compile(r"((?:.*\.)?)stages\.(\d+)\.\d+\.sparse_mlp\.mix_([hw])\.(weight|bias)")
 
 
@@ -210,11 +212,21 @@ def _refuse_another_arch(
         if found.get(stage, count) != count
     ]
     faults += depths[:1]
+    # A part of the blocks that only one side has, in stages that both have: an ablation (`local_mixing` and so on).
+    for keys, others, verb in ((own, given, "lacks"), (given, own, "also has")):
+        lone = [k for k in keys.keys() - others.keys() if _BLOCK_PART.match(k) and _stage(k) in wanted.keys() & found]
+        if lone and not depths:
+            faults.append(f"{verb} {some(lone)}")
     if faults:
         raise RuntimeError(
             f"{name}: the given weights do not fit, so none is loaded: {', '.join(faults)}. Given: "
-            f"{recognise(given) or 'an unknown arch'}; this backbone: {recognise(own)}. Set its arch, or take others"
+            f"{recognise(given) or 'an unknown arch'}; this backbone: {recognise(own)}. Set its arguments, or take "
+            "others"
         )
+
+
+def _stage(key: str) -> int:
+    return int(key.split(".")[1])
 
 
 _guarded = False

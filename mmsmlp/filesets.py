@@ -119,5 +119,10 @@ def _refuse_others(root: Path, contents: Mapping[str, Content], title: str, tool
 
 def _megabytes(contents: Mapping[str, Content]) -> int:
     """An upper estimate of the set's size on a disk."""
-    sizes = (content.nbytes if isinstance(content, np.ndarray) else len(content) for content in contents.values())
-    return 1 + sum(sizes) // 1_000_000
+
+    def size(content: Content) -> int:
+        if isinstance(content, np.ndarray):
+            return content.nbytes
+        return len(json.dumps(content, indent=1)) if isinstance(content, dict) else len(content)
+
+    return 1 + sum(map(size, contents.values())) // 1_000_000

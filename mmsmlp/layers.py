@@ -22,6 +22,13 @@ NORMS = {"BN": nn.BatchNorm2d, "SyncBN": nn.SyncBatchNorm}
 FUSIONS = ("concat", "sum", "weighted")
 
 
+def check_fusion(fusion: str) -> str:
+    """Return the name of a fusion of :class:`SparseMLP` if there is such a one, else raise ``ValueError``."""
+    if fusion not in FUSIONS:
+        raise ValueError(f"unknown fusion {fusion!r}, choose one of {', '.join(map(repr, FUSIONS))}")
+    return fusion
+
+
 def build_norm(norm_cfg: dict, channels: int) -> _BatchNorm:
     """Build a batch norm from an OpenMMLab ``norm_cfg``, without needing mmcv.
 
@@ -194,8 +201,7 @@ class SparseMLP(nn.Module):
         grid = tuple(grid) if isinstance(grid, Sequence) else (grid, grid)
         if len(grid) != 2:
             raise ValueError(f"grid must be a number of positions or (height, width), got {grid!r}")
-        if fusion not in FUSIONS:
-            raise ValueError(f"unknown fusion {fusion!r}, choose one of {', '.join(map(repr, FUSIONS))}")
+        check_fusion(fusion)
         height, width = grid
         branches = 3 if identity_branch else 2
         self.fusion, self.identity_branch = fusion, identity_branch

@@ -49,7 +49,7 @@ class ValidAreaNeck(BaseModule):
             self._area = None
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
-        # PyTorch and mmengine both hand over a copy of the caller's dict, and then take the wrapped neck's part of it.
+        # PyTorch and mmengine both hand over a copy of the caller's dict, and next take the neck's part from it.
         for name in [n for n in state_dict if n.startswith(prefix) and not n.startswith(f"{prefix}neck.")]:
             state_dict[f"{prefix}neck.{name[len(prefix) :]}"] = state_dict.pop(name)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

@@ -26,9 +26,10 @@ _STYLES = {
     "naive": {"color": "#D55E00", "linestyle": "-.", "marker": "x"},
 }
 _MIN_SCORE = 0.5  # of the detections drawn
+_MAX_NAMES = 6  # of classes in a title
 _LABELS = {
     "zoom": "zoom (1 = the test images at the config's own size)",
-    "extent": "extent (k x k test images at their own size)",
+    "extent": "extent (k x k mirrored copies of what is tested, at their own size)",
 }
 
 
@@ -112,12 +113,16 @@ def _detections(task: Detection, title: str, point) -> tuple[str, np.ndarray, li
 
 
 def _label_map(task: Segmentation, title: str, point) -> tuple[str, np.ndarray, list]:
-    """Title and picture of a point's first image, each class but the first in a colour of its own."""
+    """Title and picture of a point's first image, each class found, but the set's first, in a colour of its own."""
     image, _ = point.scenes.pairs[0]
     with Image.open(point.predictions / f"{image.stem}.png") as file:
         predicted = np.asarray(file)
-    masks = [predicted == index for index in range(1, len(task.classes))]
-    return f"{title}: {', '.join(task.classes[1:])}", _overlay(_read(image), masks), []
+    found = [index for index in range(1, len(task.classes)) if (predicted == index + task.first_label).any()]
+    names = [task.classes[index] for index in found]
+    if len(names) > _MAX_NAMES:
+        names[_MAX_NAMES:] = [f"and {len(names) - _MAX_NAMES} more classes"]
+    masks = [predicted == index + task.first_label for index in found]
+    return f"{title}: {', '.join(names) or task.classes[0]}", _overlay(_read(image), masks), []
 
 
 def _draw_classes(task: Classification, title: str, point, out: str | Path) -> Path:

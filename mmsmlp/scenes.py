@@ -135,9 +135,10 @@ class LabelMapSet:
 
 @dataclass(frozen=True)
 class ClassSet:
-    """Images with a class number each, as mmpretrain's data sets list them."""
+    """Images with a class number each, as mmpretrain's data sets list them; ``middle`` pixels of them, if said."""
 
     samples: tuple[tuple[Path, int], ...]
+    middle: tuple[int, int] | None = None
 
     def derive(self, root: str | Path, scenes: Scenes) -> ClassSet:
         """Write the set of the scenes of every image to ``root/images``, replacing an older one.
@@ -148,7 +149,7 @@ class ClassSet:
         with atomic_directory(root, overwrite=True) as folder:
             (folder / "images").mkdir()
             for path, label in self.samples:
-                image = _read(path)
+                image = _middle(_read(path), self.middle)
                 for tiles in scenes(*image.shape[:2]):
                     name = f"{len(samples) + 1:06d}.png"
                     _write(paste(image, tiles), folder / "images" / name)
@@ -195,6 +196,14 @@ def write_extent(source, root: str | Path, count: int):
     if not isinstance(count, int) or count < 1:
         raise ValueError(f"extents must be positive integers, got {count!r}")
     return source.derive(root, lambda height, width: [list(mirrored_tiles(height, width, count))])
+
+
+def _middle(image: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
+    """The middle (height, width) pixels of an image, or all of it where there are fewer."""
+    if size is None:
+        return image
+    top, left = (max(extent - wanted, 0) // 2 for extent, wanted in zip(image.shape, size))
+    return image[top : top + size[0], left : left + size[1]]
 
 
 def _place(mask: np.ndarray, tile: Tile, height: int, width: int) -> np.ndarray:

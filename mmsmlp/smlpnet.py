@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 import mmsmlp.spach_files  # noqa: F401  (makes 'spach://' known to mmengine, so that a config suffices)
 from mmsmlp.checkpoint import report_loading
-from mmsmlp.layers import PatchConv, SMLPBlock, Stage, build_norm
+from mmsmlp.layers import PatchConv, SMLPBlock, Stage, build_norm, check_fusion
 from mmsmlp.registry import MODELS
 from mmsmlp.resize import check_method
 from mmsmlp.valid_area import attach_valid_sizes, attached_valid_sizes, downsampled, pack_valid, to_canvas
@@ -100,8 +100,9 @@ class SMLPNet(BaseModule):
         self.frozen_stages = frozen_stages
         norm_cfg = norm_cfg or {"type": "BN"}
         global_mixing = self._per_stage(global_mixing)
+        check_fusion(fusion)
         rate = settings["drop_path_rate"] if drop_path_rate is None else drop_path_rate
-        if not 0 <= rate < 1:
+        if not isinstance(rate, (int, float)) or not 0 <= rate < 1:
             raise ValueError(f"drop_path_rate must be in [0, 1), got {rate!r}")
         if not isinstance(in_channels, int) or in_channels < 1:
             raise ValueError(f"in_channels must be a positive int, got {in_channels!r}")
@@ -237,9 +238,15 @@ class SMLPNet(BaseModule):
         depths = settings["depths"]
         numbers = (*depths,) if isinstance(depths, Sequence) and depths else (0,)
         numbers += (settings["embed_dims"], settings["patch_size"])
-        if not all(isinstance(number, int) and number > 0 for number in numbers) or settings["mlp_ratio"] <= 0:
+        ratio = settings["mlp_ratio"]
+        if (
+            not all(isinstance(number, int) and number > 0 for number in numbers)
+            or not isinstance(ratio, (int, float))
+            or settings["embed_dims"] * ratio < 1
+        ):
             raise ValueError(
-                f"embed_dims, patch_size, mlp_ratio and all depths must be positive (depths a list), got {dict(arch)}"
+                "embed_dims, patch_size and all depths must be positive (depths a list), and mlp_ratio leave a hidden "
+                f"channel; got {dict(arch)}"
             )
         return settings
 
@@ -257,10 +264,11 @@ class SMLPNet(BaseModule):
         return indices
 
     def _per_stage(self, switch: bool | Sequence[bool]) -> tuple[bool, ...]:
-        switches = (switch,) * self.num_stages if isinstance(switch, bool) else tuple(switch)
-        if len(switches) != self.num_stages or not all(isinstance(s, bool) for s in switches):
+        switches = (switch,) * self.num_stages if isinstance(switch, bool) else switch
+        right = isinstance(switches, Sequence) and len(switches) == self.num_stages
+        if not right or not all(isinstance(s, bool) for s in switches):
             raise ValueError(f"global_mixing must be a bool or one per stage ({self.num_stages}), got {switch!r}")
-        return switches
+        return tuple(switches)
 
     @staticmethod
     def _image_size(img_size: int | Sequence[int]) -> tuple[int, int]:

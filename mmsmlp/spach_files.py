@@ -105,7 +105,9 @@ def read_official(
         except Exception as error:  # of many types, by where the file is broken
             raise ValueError(f"{label}: {_why_unreadable(error, Path(path))}") from None
     state_dict = content.get("model") if isinstance(content, dict) else None
-    if not isinstance(state_dict, dict) or not all(isinstance(value, Tensor) for value in state_dict.values()):
+    if not isinstance(state_dict, dict) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in state_dict.items()
+    ):
         found = some(map(str, content)) if isinstance(content, dict) else f"a {type(content).__name__}"
         own = " (a checkpoint of mmengine: load it without spach://)" if "state_dict" in found else ""
         raise ValueError(f"{label}: not an official file: no tensors under the key 'model', but {found}{own}")
@@ -186,7 +188,8 @@ def _why_unreadable(error: Exception, path: Path) -> str:
     if match := re.search(r"(?:GLOBAL|class) (\w[\w.]*\.\w+)", str(error)):
         if match[1] == "argparse.Namespace":
             return "holds a command line (argparse.Namespace), which only PyTorch >= 2.5 reads safely: convert it there"
-        return f"refused, it asks to run {match[1]}: only tensors and plain values are read, and nothing was run"
+        own = " (a checkpoint of mmengine: load it without spach://)" if match[1].startswith("mmengine.") else ""
+        return f"refused, it asks to run {match[1]}: only tensors and plain values are read, and nothing was run{own}"
     first = re.split(r"\.\s|\n", str(error) or type(error).__name__)[0]
     return f"damaged or cut off, or no file of PyTorch weights ({path.stat().st_size:,} bytes; {first})"
 

@@ -18,15 +18,16 @@ from pathlib import Path
 
 import numpy as np
 from mmengine.config import Config
-from mmengine.runner import CheckpointLoader, Runner, find_latest_checkpoint
+from mmengine.runner import Runner, find_latest_checkpoint
 
+from mmsmlp.checkpoint import read_checkpoint
 from mmsmlp.resize import check_method
 from mmsmlp.scenes import ClassSet, CocoSet, LabelMapSet, write_extent, write_symmetries
 from mmsmlp.tasks import class_name, find_task
 
 KINDS = ("zoom", "extent")
 # Transforms that set a size: their name -> the arguments that are sizes in pixels.
-_SIZES = {"Resize": ("scale",), "ResizeEdge": ("scale",), "CenterCrop": ("crop_size",)}
+_SIZES = {"Resize": ("scale",), "ResizeEdge": ("scale",), "CenterCrop": ("crop_size",), "Pad": ("size",)}
 
 
 @dataclass(frozen=True)
@@ -57,13 +58,13 @@ class Sweep:
         checkpoint (str | Path): A checkpoint, or a work directory whose latest one is taken.
         out (str | Path): Folder for the scenes, the predictions and the results.
         zooms (Sequence[float]): Factors that test images are resized by, on top of the config's own resizing.
-        extents (Sequence[int]): Copies of a test image along each axis of a canvas; proposal and detection limits
-            of a detector grow with their number.
+        extents (Sequence[int]): Copies of a test image (of its middle, where a classifier's pipeline crops that) along
+            each axis of a canvas; proposal and detection limits of a detector grow with their number.
         interpolations (Sequence[str]): Methods to compare. Defaults to the config's own.
         symmetries (int): Flips and rotations, 1 to 8, that every test image is zoomed under. Defaults to 1.
 
     Raises:
-        ValueError: If an argument is invalid, or the config is none of these.
+        ValueError: If an argument is invalid, the config is none of these, or the checkpoint cannot be read.
         FileNotFoundError: If the checkpoint or the test set does not exist.
     """
 
@@ -92,6 +93,8 @@ class Sweep:
             raise ValueError(f"symmetries must be 1 to 8, got {symmetries!r}")
         self.zooms, self.extents, self.symmetries = list(zooms), list(extents), symmetries
         self.checkpoint = _checkpoint_file(checkpoint)
+        with _quiet():
+            self._content = read_checkpoint(self.checkpoint)
         self._logs = tempfile.TemporaryDirectory()  # the Runner's own logs are of no use here
 
     def points(self) -> Iterator[Point]:
@@ -105,7 +108,7 @@ class Sweep:
             scenes = write_symmetries(self.task.source, self.out / "scenes" / "zoom", self.symmetries)
             sizes += [("zoom", zoom, scenes) for zoom in self.zooms]
         for extent in self.extents:
-            scenes = write_extent(self.task.source, self.out / "scenes" / f"extent_{extent}", extent)
+            scenes = write_extent(self.task.tile, self.out / "scenes" / f"extent_{extent}", extent)
             sizes.append(("extent", extent, scenes))
         for kind, factor, scenes in sizes:
             for method in self.interpolations:
@@ -132,14 +135,12 @@ class Sweep:
 
     def summary(self, rows: list[dict]) -> dict:
         """What results.json holds: the rows, and what is needed to make them again."""
-        with _quiet():
-            checkpoint = CheckpointLoader.load_checkpoint(str(self.checkpoint), map_location="cpu")
-        meta = checkpoint.get("meta", {})
+        meta = self._content.get("meta", {})
         return {
             "config": self.cfg.filename,
             "checkpoint": str(self.checkpoint),
             "iterations": meta.get("iter"),
-            "train_seconds": _train_seconds(checkpoint),
+            "train_seconds": _train_seconds(self._content),
             "seed": meta.get("seed"),
             "versions": versions(),
             "rows": rows,

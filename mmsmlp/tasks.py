@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from mmengine.config import Config
+from mmengine.dataset import BaseDataset
 from mmengine.registry import DATASETS, init_default_scope
 
 from mmsmlp.coco import average_precision, load_coco
@@ -30,8 +32,9 @@ class Detection:
         ann_file = Path(root, dataset.ann_file).absolute()
         if not ann_file.is_file():
             raise FileNotFoundError(f"the test set's annotations {ann_file} do not exist: make or download the set")
-        self.source = CocoSet(ann_file, Path(root, dataset.data_prefix.img).absolute())
-        metric = cfg.test_evaluator.get("metric", "bbox")
+        self.source = self.tile = CocoSet(ann_file, Path(root, dataset.data_prefix.img).absolute())
+        evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
+        metric = next((e["metric"] for e in evaluators if "metric" in e), "bbox")
         self.metrics = [metric] if isinstance(metric, str) else list(metric)
 
     @staticmethod
@@ -79,8 +82,9 @@ class Segmentation:
     METRICS = {"mIoU": "mIoU", "aAcc": "pixel accuracy"}
 
     def __init__(self, cfg: Config):
-        listed, self.classes = _listed(cfg)
-        self.source = LabelMapSet(tuple((Path(i["img_path"]), Path(i["seg_map_path"])) for i in listed))
+        listed, self.classes, dataset = _listed(cfg)
+        self.source = self.tile = LabelMapSet(tuple((Path(i["img_path"]), Path(i["seg_map_path"])) for i in listed))
+        self.first_label = 1 if dataset.reduce_zero_label else 0  # of the label maps that mmseg's metric writes
 
     @staticmethod
     def accepts(cfg: Config) -> bool:
@@ -118,8 +122,10 @@ class Classification:
     METRICS = {"top1": "top-1 accuracy"}
 
     def __init__(self, cfg: Config):
-        listed, self.classes = _listed(cfg)
+        listed, self.classes, _ = _listed(cfg)
         self.source = ClassSet(tuple((Path(i["img_path"]), int(i["gt_label"])) for i in listed))
+        # Wider scenes are made of what the classifier sees: around a crop's border lies more of the same image.
+        self.tile = replace(self.source, middle=_crop(cfg.test_dataloader.dataset.pipeline))
 
     @staticmethod
     def accepts(cfg: Config) -> bool:
@@ -176,14 +182,23 @@ def class_name(config_type: str | type) -> str:
     return getattr(config_type, "__name__", str(config_type)).rpartition(".")[2]
 
 
-def _listed(cfg: Config) -> tuple[list[dict], tuple[str, ...]]:
-    """What the config's own data set lists, dicts with ``img_path`` and labels, and the names of its classes."""
+def _crop(pipeline: list[dict]) -> tuple[int, int] | None:
+    """Height and width of the crop that a test pipeline takes of images as they are; None if it resizes or does not."""
+    steps = {class_name(t["type"]): t for t in pipeline}
+    if "CenterCrop" not in steps or steps.keys() & {"Resize", "ResizeEdge"}:
+        return None
+    size = steps["CenterCrop"]["crop_size"]
+    return (size, size) if isinstance(size, int) else tuple(size)
+
+
+def _listed(cfg: Config) -> tuple[list[dict], tuple[str, ...], BaseDataset]:
+    """What the config's own data set lists, dicts with ``img_path`` and labels; the names of its classes; the set."""
     init_default_scope(cfg.default_scope)
     dataset = DATASETS.build({**cfg.test_dataloader.dataset, "pipeline": [], "lazy_init": False})
     listed = [dataset.get_data_info(index) for index in range(len(dataset))]
     if not listed:
         raise FileNotFoundError(f"the test set of {cfg.filename} lists no images: make or download the set first")
-    return listed, tuple(dataset.metainfo["classes"])
+    return listed, tuple(dataset.metainfo["classes"]), dataset
 
 
 def _raise_limits(test_cfg: dict, factor: int) -> None:

@@ -15,6 +15,8 @@ from mmsmlp.flops import count_macs, mixer_token_macs, sparse_mlp_macs
 from mmsmlp.layers import LocalMixer, SMLPBlock, SparseMLP
 
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+import ablations  # noqa: E402
 
 
 def sparse_mlp(**kwargs) -> SparseMLP:
@@ -103,7 +105,12 @@ def test_without_local_mixing_a_block_sees_its_row_and_column():
         ({"local_mixing": False, "global_mixing": [True, True, False, True]}, "does not mix tokens"),
         ({"global_mixing": [True, False]}, r"one per stage \(4\), got \[True, False\]"),
         ({"global_mixing": [1, 1, 0, 1]}, r"one per stage \(4\), got \[1, 1, 0, 1\]"),
+        ({"global_mixing": None}, r"one per stage \(4\), got None"),
+        ({"global_mixing": False, "fusion": "mean"}, "unknown fusion 'mean'"),
         ({"arch": {**MINI, "patch_size": 0}}, "patch_size.* must be positive"),
+        ({"arch": {**MINI, "mlp_ratio": "3"}}, "mlp_ratio leave a hidden channel.*'3'"),
+        ({"arch": {**MINI, "mlp_ratio": 0.01}}, "mlp_ratio leave a hidden channel"),
+        ({"drop_path_rate": "0.1"}, r"drop_path_rate must be in \[0, 1\), got '0.1'"),
     ],
 )
 def test_a_bad_switch_is_named(kwargs, message):
@@ -169,11 +176,44 @@ def test_the_pages_table_of_costs_is_what_layers_have_and_run():
         assert mixer_weights == f"{sum(p.numel() for p in mix.parameters()):,}"
 
 
+def table_of_ablations() -> dict[str, list[str]]:
+    page = (ROOT / "docs/ablations.md").read_text("utf-8")
+    lines = re.findall(
+        r"^\| ([\w ]+) \| ([\d,]+) \| ([\d.]+) \| [\d.]+ ± [\d.]+ \| ([\d.]*) \| ([\d.]*) \|", page, re.M
+    )
+    return {name: cells for name, *cells in lines}
+
+
+def test_the_page_has_a_row_for_every_ablation():
+    assert list(table_of_ablations()) == list(ablations.VARIANTS)
+
+
+QUICK = ("full", "fusion by a sum", "single stage")
+
+
+@pytest.mark.parametrize(
+    "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in ablations.VARIANTS]
+)
+def test_the_pages_costs_of_an_ablation_are_counted(name):
+    row = ablations.row(name, [0.5], [0], 600)
+    wanted = [f"{row['parameters']:,}", f"{row['macs'] / 1e6:.2f}", "", ""]
+    if "tiny_macs" in row:
+        wanted[2:] = f"{row['tiny_parameters'] / 1e6:.2f}", f"{row['tiny_macs'] / 1e9:.3f}"
+    assert table_of_ablations()[name] == wanted
+
+
+def test_too_short_a_training_is_refused_in_one_line():
+    command = [sys.executable, "benchmarks/ablations.py", "--iterations", "20"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert "--iterations must be more than the 20 of the warm-up, got 20" in result.stderr.splitlines()[-1]
+
+
 @pytest.mark.slow
 def test_the_script_trains_counts_and_does_not_repeat_a_run(tmp_path):
     if not (ROOT / "data/photos").exists():
         subprocess.run([sys.executable, "tools/make_photos.py", "data/photos"], cwd=ROOT, check=True)
-    command = [sys.executable, "benchmarks/ablations.py", "--seeds", "0", "--iterations", "2", "--out", str(tmp_path)]
+    command = [sys.executable, "benchmarks/ablations.py", "--seeds", "0", "--iterations", "21", "--out", str(tmp_path)]
     command += ["--only", "no local mixing", "single stage"]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     rows = json.loads((tmp_path / "results.json").read_text())

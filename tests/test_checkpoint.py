@@ -257,3 +257,25 @@ def test_a_fresh_optimizer_trains_resized_weights(optimizer_type):
         net(torch.randn(2, 3, 64, 64))[-1].square().mean().backward()
         optimizer.step()
     assert not torch.equal(net.stages[0][0].sparse_mlp.mix_w.weight, before)
+
+
+@pytest.mark.parametrize(
+    ("given", "own", "message"),
+    [
+        ({"fusion": "sum"}, {}, r"lacks stages.*fuse.weight.*Given: .*fusion='sum'"),
+        ({}, {"fusion": "sum"}, r"also has stages.*fuse.weight.*this backbone: .*fusion='sum'"),
+        ({"local_mixing": False}, {}, r"lacks stages.*local.*Given: .*local_mixing=False"),
+        (
+            {"global_mixing": (True, True, False, True)},
+            {},
+            r"lacks stages.2.*global_mixing=\[True, True, F",
+        ),
+        ({"in_channels": 1}, {}, r"downsample_layers.0.weight is .*Given: .*in_channels 1; this backbone"),
+    ],
+    ids=str,
+)
+def test_weights_of_an_ablated_network_are_refused(given, own, message):
+    """With strict=False, too, which would leave what is missing random without a word."""
+    weights = SMLPNet(MINI, img_size=64, **given).state_dict()
+    with pytest.raises(RuntimeError, match=message):
+        SMLPNet(MINI, img_size=64, **own).load_state_dict(weights, strict=False)

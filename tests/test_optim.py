@@ -129,6 +129,17 @@ def test_a_classifier_gets_what_mmpretrains_own_constructor_gives(backbone, key)
     assert settings(model, build(model), key) == pytest.approx(settings(model, theirs, key))
 
 
+def test_a_backbone_of_mmpretrain_is_taken_in_a_detector():
+    init_default_scope("mmdet")
+    cfg = Config.fromfile(DEMO).model
+    cfg.backbone = {"type": "mmpretrain.ConvNeXt", "arch": "atto", "out_indices": (0, 1, 2, 3)}
+    cfg.neck.in_channels = [40, 80, 160, 320]
+    model = MODELS.build(cfg)
+    rates = settings(model, build(model), "lr")
+    assert rates["backbone.downsample_layers.0.0.weight"] == pytest.approx(LR * RATE**7)  # ConvNeXt counts threes
+    assert rates["neck.lateral_convs.0.conv.weight"] == LR
+
+
 def test_a_config_needs_no_custom_imports_in_any_scope():
     code = (
         "import sys\n"

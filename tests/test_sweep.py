@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from mmcv.transforms import Resize
@@ -135,6 +136,19 @@ def test_a_missing_checkpoint_is_named(config, tmp_path, given, message):
         Sweep(config, tmp_path / given, tmp_path, zooms=[1])
 
 
+def test_a_damaged_checkpoint_is_named_before_anything_is_written(config, tmp_path):
+    (tmp_path / "bad.pth").write_bytes(b"junk")
+    with pytest.raises(ValueError, match=r"bad.pth: damaged, or no checkpoint"):
+        Sweep(config, tmp_path / "bad.pth", tmp_path / "out", zooms=[1])
+    assert not (tmp_path / "out").exists()
+
+
+def test_several_evaluators_are_understood(config, checkpoint, tmp_path):
+    cfg = copy.deepcopy(config)
+    cfg.test_evaluator = [{"type": "DumpResults", "out_file_path": "x.pkl"}, cfg.test_evaluator]
+    assert Sweep(cfg, checkpoint, tmp_path, zooms=[1]).task.metrics == ["bbox", "segm"]
+
+
 def test_a_missing_data_set_is_named(config, checkpoint, tmp_path):
     cfg = copy.deepcopy(config)
     cfg.test_dataloader.dataset.data_root = str(tmp_path / "nowhere")
@@ -227,6 +241,16 @@ def test_segmentors_and_classifiers_get_their_rows(other):
     ]
     assert all(0 <= row[key] <= 1 for row in rows for key in OTHERS[name])
     assert {row["images"] for row in rows} == {1 if name.startswith("upernet") else 360}
+
+
+def test_a_classifiers_wider_scene_is_made_of_what_it_sees(other):
+    """The demo's test pipeline crops the middle 64 x 64 of a patch."""
+    name, out = other
+    if name == "smlpnet-mini_photos":
+        scene = np.asarray(Image.open(out / "scenes/extent_3/images/000001.png"))
+        patch = np.asarray(Image.open(out.parent / "photos/val/astronaut/000.png"))
+        assert scene.shape == (192, 192)
+        assert np.array_equal(scene[:64, :64], patch[16:80, 16:80])
 
 
 def test_segmentors_and_classifiers_get_their_pictures(other):

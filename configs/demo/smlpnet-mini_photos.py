@@ -1,4 +1,4 @@
-"""A narrow SMLPNet that tells from which of 12 photographs a grey patch comes.
+"""A narrow SMLPNet that tells from which of 12 photographs a grey patch comes: 1200 steps, 1 minute on 2 CPU cores.
 
     python tools/make_photos.py data/photos
     mim train mmpretrain configs/demo/smlpnet-mini_photos.py --work-dir work_dirs/photos
@@ -6,6 +6,7 @@
 `make demo-classification` runs both, and evaluates at other sizes.
 """
 
+_base_ = "../_base_/demo_runtime.py"
 default_scope = "mmpretrain"
 
 model = dict(
@@ -59,33 +60,10 @@ test_dataloader = val_dataloader
 val_evaluator = dict(type="Accuracy", topk=(1,))
 test_evaluator = val_evaluator
 
-train_cfg = dict(type="IterBasedTrainLoop", max_iters=1200, val_interval=200)
-val_cfg = dict(type="ValLoop")
-test_cfg = dict(type="TestLoop")
-optim_wrapper = dict(
-    type="OptimWrapper",
-    optimizer=dict(type="AdamW", lr=1e-3, weight_decay=0.05),
-    paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0),
-    clip_grad=dict(max_norm=10.0),
-)
+train_cfg = dict(max_iters=1200, val_interval=200)
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.01, by_epoch=False, begin=0, end=20),
     dict(type="CosineAnnealingLR", by_epoch=False, begin=20, end=1200, eta_min_ratio=0.01),
 ]
-
-default_hooks = dict(
-    timer=dict(type="IterTimerHook"),
-    logger=dict(type="LoggerHook", interval=10, log_metric_by_epoch=False),
-    param_scheduler=dict(type="ParamSchedulerHook"),
-    checkpoint=dict(type="CheckpointHook", by_epoch=False, interval=200, max_keep_ckpts=1),
-    sampler_seed=dict(type="DistSamplerSeedHook"),
-    visualization=dict(type="VisualizationHook", enable=False),
-)
-log_processor = dict(by_epoch=False, window_size=10)
-env_cfg = dict(cudnn_benchmark=False, mp_cfg=dict(mp_start_method="fork"), dist_cfg=dict(backend="nccl"))
-vis_backends = [dict(type="LocalVisBackend")]
-visualizer = dict(type="UniversalVisualizer", vis_backends=vis_backends)
-log_level = "INFO"
-load_from = None
-resume = False
-randomness = dict(seed=0)
+default_hooks = dict(checkpoint=dict(interval=200), visualization=dict(type="VisualizationHook"))
+visualizer = dict(type="UniversalVisualizer", vis_backends=_base_.vis_backends)

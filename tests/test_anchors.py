@@ -133,14 +133,43 @@ def test_going_down_loses_what_the_coarser_grid_cannot_hold():
     assert back > 1e-2
 
 
+def without(key: str) -> dict:
+    state = mini().state_dict()
+    del state[key]
+    return state
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {"local_mixing": False},
+        {"global_mixing": (False, True, True, True)},
+        {"fusion": "sum"},
+        {"fusion": "weighted", "identity_branch": False},
+        {"identity_branch": False},
+        {"arch": {**MINI, "mlp_ratio": 2.7}},  # 21, 43, 86 and 172 hidden channels, rounded down
+    ],
+    ids=str,
+)
+def test_ablated_backbones_can_be_compared(kwargs):
+    net = SMLPNet(**{"arch": MINI, "img_size": 64, **kwargs})
+    rows, back = compare_anchors(net.state_dict(), reanchor(net.state_dict(), 96))
+    assert rows[0][2] < 1e-5
+    assert back < 1e-5
+
+
+def test_an_unchanged_anchor_is_called_the_new_one():
+    state = mini().float().state_dict()
+    assert [label for label, *_ in compare_anchors(state, reanchor(state, 64))[0]] == ["new anchor", "smaller"]
+
+
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
-        (lambda: mini(identity_branch=False).state_dict(), r"embed_dims 8, depths \(1, 1, 2, 1\).* not the paper's"),
-        (lambda: mini(global_mixing=(False, True, True, True)).state_dict(), "not the paper's, or not complete"),
+        (lambda: without("stages.1.0.channel_mlp.fc2.weight"), r"\(embed_dims 8, .*\) is not complete"),
         (lambda: nn.ModuleDict({"student": mini(), "teacher": mini()}).state_dict(), "2 SMLPNets in the weights, not"),
     ],
-    ids=["ablation", "stage without mixing", "two"],
+    ids=["a missing key", "two"],
 )
 def test_what_cannot_be_compared_is_named(weights, message):
     state = {key: value.float() for key, value in weights().items()}
@@ -216,9 +245,9 @@ def test_the_tool_moves_an_official_file(golden_group, tmp_path, reanchor_tool):
 
 
 def test_the_tool_leaves_the_table_out_where_there_is_no_one_backbone(tmp_path, reanchor_tool):
-    source = saved(mini(local_mixing=False), tmp_path / "a.pth")
+    source = saved(nn.ModuleDict({"student": mini(), "teacher": mini()}), tmp_path / "a.pth")
     printed = reanchor_tool(source, tmp_path / "b.pth", "--img-size", 96, 96)
-    assert "no comparison of outputs: the SMLPNet in the weights" in printed
+    assert "no comparison of outputs: 2 SMLPNets in the weights" in printed
     assert (tmp_path / "b.pth").exists()
 
 
