@@ -55,7 +55,7 @@ test-all: setup ## run every test, the slow ones too (at most 90 minutes), and t
 lint: setup ## run the linter
 	$(BIN)/ruff check
 
-demo: setup ## train a Mask R-CNN on coins and evaluate it at sizes it never saw (3 minutes): work_dirs/demo
+demo: setup ## train a Mask R-CNN on coins and evaluate it at sizes it never saw (4 minutes): work_dirs/demo
 	$(PY) tools/make_coins.py data/coins
 	$(BIN)/mim train $(MMDET) $(DEMO_CONFIG) --work-dir $(DEMO_DIR) --cfg-options randomness.seed=$(SEED)
 	$(PY) tools/sweep.py $(DEMO_CONFIG) $(DEMO_DIR) $(SWEEP) --symmetries 8 --out $(DEMO_DIR)
@@ -73,7 +73,7 @@ demo-classification: setup ## the same with a classifier of photographs (3 minut
 		--cfg-options randomness.seed=$(SEED)
 	$(PY) tools/sweep.py $(CLASSIFICATION_CONFIG) $(DEMO_DIR)-classification $(SWEEP) --out $(DEMO_DIR)-classification
 
-demos: demo demo-segmentation demo-classification ## all three demos (8 minutes); their pictures go to docs/images, for the README
+demos: demo demo-segmentation demo-classification ## all three demos (9 minutes); their pictures go to docs/images, for the README
 	for picture in sweep predictions; do for demo in "" -segmentation -classification; do \
 		cp $(DEMO_DIR)$$demo/$$picture.png $(PICTURES)/demo$$demo-$$picture.png || exit 1; done; done
 
