@@ -16,6 +16,7 @@ from mmengine.logging import MessageHub
 from mmengine.model import ExponentialMovingAverage
 from mmengine.optim import OptimWrapper
 from mmengine.registry import MODELS, init_default_scope
+from mmengine.structures import PixelData
 from padded import (
     ROOT,
     SIZES,
@@ -351,3 +352,18 @@ def test_two_processes_train_on_valid_areas(tmp_path):
     for name, parameter in first["parameters"].items():
         assert torch.equal(parameter, second["parameters"][name]), name
     assert first["losses"] != second["losses"]
+
+
+def test_unequal_test_images_are_padded_as_mmseg_pads_in_training():
+    """So what docs/padding.md measures on test batches of 8 sizes holds for mmseg's own training batches, too."""
+    from mmseg.structures import SegDataSample
+
+    cfg = Config.fromfile(ROOT / "configs/demo/upernet_smlpnet-mini_coins.py").model.data_preprocessor
+    init_default_scope("mmseg")
+    images = [torch.randint(0, 256, (3, 40 + 9 * i, 90 - 5 * i), dtype=torch.uint8) for i in range(8)]
+    samples = [SegDataSample(gt_sem_seg=PixelData(data=torch.zeros(1, *image.shape[1:]))) for image in images]
+    stock = MODELS.build({**cfg, "size": None, "size_divisor": 32})
+    ours = MODELS.build({**cfg, "type": "mmsmlp.SegDataPreProcessor"})
+    in_training = stock({"inputs": images, "data_samples": samples}, training=True)["inputs"]
+    in_testing = ours({"inputs": images, "data_samples": None}, training=False)["inputs"]
+    assert torch.equal(in_testing, in_training)
