@@ -14,7 +14,8 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmsmlp.layers import AxisLinear, ChannelMLP, LocalMixer, PatchConv, SparseMLP
+from mmsmlp.blocks import PatchConv
+from mmsmlp.layers import AxisLinear, ChannelMLP, LocalMixer, SparseMLP
 
 PARTS = ("stem and merging", "local mixing", "axis mixing", "fusion", "channel MLP", "head")
 

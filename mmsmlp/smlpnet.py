@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 import mmsmlp.spach_files  # noqa: F401  (makes 'spach://' known to mmengine, so that a config suffices)
+from mmsmlp.blocks import PatchConv, SMLPBlock, Stage
 from mmsmlp.checkpoint import report_loading
-from mmsmlp.layers import PatchConv, SMLPBlock, Stage, build_norm, check_fusion
+from mmsmlp.layers import build_norm, check_fusion
 from mmsmlp.registry import MODELS
 from mmsmlp.resize import check_method
 from mmsmlp.valid_area import attach_valid_sizes, attached_valid_sizes, downsampled, pack_valid, to_canvas

@@ -6,17 +6,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import ablations
 import pytest
 import torch
 from conftest import MINI
 
 from mmsmlp import SMLPNet
+from mmsmlp.blocks import SMLPBlock
 from mmsmlp.flops import count_macs, mixer_token_macs, sparse_mlp_macs
-from mmsmlp.layers import LocalMixer, SMLPBlock, SparseMLP
+from mmsmlp.layers import LocalMixer, SparseMLP
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "benchmarks"))
-import ablations  # noqa: E402
 
 
 def sparse_mlp(**kwargs) -> SparseMLP:

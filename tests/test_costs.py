@@ -1,12 +1,12 @@
 """The comparison with other networks: the counter agrees with what others quote, and the page with the counter."""
 
-import importlib
 import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import costs
 import pytest
 import torch
 import torch.nn.functional as F
@@ -15,8 +15,6 @@ from torch import nn
 from mmsmlp.flops import count_macs
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "benchmarks"))
-costs = importlib.import_module("costs")
 
 NETWORKS = {network.name: network for table in costs.TABLES.values() for network in table}
 QUICK = ("ResNet-50", "Swin-T", "DeiT-S", "sMLPNet-T")

@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from mmsmlp import SparseMLP
-from mmsmlp.layers import AxisLinear, ChannelMLP, DropPath, PatchConv, SMLPBlock, build_norm
+from mmsmlp.blocks import PatchConv, SMLPBlock
+from mmsmlp.layers import AxisLinear, ChannelMLP, DropPath, build_norm
 from mmsmlp.resize import METHODS, interpolation_matrix, resize_axis_bias, resize_axis_weight
 
 

@@ -1,6 +1,5 @@
 """The benchmark of padding: the measures mean what docs/padding.md says of them."""
 
-import importlib
 import json
 import subprocess
 import sys
@@ -9,11 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from padding import cost, downstream, features, training, views
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "benchmarks"))
-NAMES = ("cost", "downstream", "features", "heads", "training", "views")
-cost, downstream, features, heads, training, views = (importlib.import_module(f"padding.{name}") for name in NAMES)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import torch
 from conftest import DATA, MINI
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from memory import kept_for_backward
 from mmengine.registry import MODELS as ROOT_MODELS
 from torch import nn
 
@@ -326,27 +327,11 @@ def test_with_cp_gives_the_same_maps_gradients_and_statistics(kwargs, autocast):
         torch.testing.assert_close(a, b, rtol=0, atol=0)
 
 
-def saved_for_backward(net: nn.Module, x: torch.Tensor) -> int:
-    """Bytes that a forward pass keeps for the backward pass, parameters apart."""
-    kept = {}
-    own = {p.untyped_storage().data_ptr() for p in net.parameters()}
-
-    def keep(tensor):
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        maps = net(x)
-    assert all(m.requires_grad for m in maps)
-    return sum(kept.values())
-
-
 @pytest.mark.parametrize("size", [(64, 64), (90, 70)])
 def test_with_cp_keeps_less_for_the_backward_pass(size):
     x = torch.randn(2, 3, *size)
-    assert saved_for_backward(mini(with_cp=True), x) < 0.25 * saved_for_backward(mini(), x)
+    assert all(maps.requires_grad for maps in mini(with_cp=True)(x))
+    assert kept_for_backward(mini(with_cp=True), x) < 0.25 * kept_for_backward(mini(), x)
 
 
 def test_bf16_autocast_stays_close_to_float32():
