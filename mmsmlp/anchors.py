@@ -9,13 +9,14 @@ from torch import Tensor
 
 from mmsmlp.arch import Arch, recognise
 from mmsmlp.checkpoint import reanchor
+from mmsmlp.resize import DEFAULT_METHOD
 from mmsmlp.smlpnet import SMLPNet
 
 _STEM = "downsample_layers.0.weight"
 
 
 def reanchor_checkpoint(
-    checkpoint: Mapping, img_size: Sequence[int], interpolation: str = "exact"
+    checkpoint: Mapping, img_size: Sequence[int], interpolation: str = DEFAULT_METHOD
 ) -> tuple[dict, list[str]]:
     """Move a checkpoint, the moving average of its weights too, to the anchor grid of another image size.
 
@@ -65,7 +66,7 @@ def find_backbone(state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], 
 
 
 def compare_anchors(
-    before: Mapping[str, Tensor], after: Mapping[str, Tensor], interpolation: str = "exact"
+    before: Mapping[str, Tensor], after: Mapping[str, Tensor], interpolation: str = DEFAULT_METHOD
 ) -> tuple[list[tuple[str, tuple[int, int], float]], float]:
     """Compare a backbone's output with that of the same backbone on another anchor grid.
 

@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from mmsmlp.layers import ChannelMLP, DropPath, LocalMixer, SparseMLP
+from mmsmlp.resize import DEFAULT_METHOD
 from mmsmlp.valid_area import Sizes, on_each_image
 
 
@@ -41,7 +42,7 @@ class SMLPBlock(nn.Module):
         grid: tuple[int, int],
         mlp_ratio: float = 3,
         drop_path_rate: float = 0.0,
-        interpolation: str = "exact",
+        interpolation: str = DEFAULT_METHOD,
         norm_cfg: dict | None = None,
         with_cp: bool = False,
         local_mixing: bool = True,

@@ -14,7 +14,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from mmsmlp.arch import count_blocks, recognise, some
 from mmsmlp.files import atomic_file
-from mmsmlp.resize import is_axis_parameter, resize_axis_bias, resize_axis_weight
+from mmsmlp.resize import DEFAULT_METHOD, is_axis_parameter, resize_axis_bias, resize_axis_weight
 
 _BACKBONE = "backbone."
 # Not the batch norms' counters: old checkpoints lack them, and nothing depends on them.
@@ -71,7 +71,7 @@ def report_loading(model: nn.Module, state_dict: MutableMapping[str, Tensor], pr
 
 
 def reanchor(
-    state_dict: Mapping[str, Tensor], img_size: int | Sequence[int], interpolation: str = "exact"
+    state_dict: Mapping[str, Tensor], img_size: int | Sequence[int], interpolation: str = DEFAULT_METHOD
 ) -> dict[str, Tensor]:
     """Move the axis weights of SMLPNets to the anchor grid of another image size.
 

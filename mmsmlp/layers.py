@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmsmlp.resize import check_method, is_axis_parameter, resize_axis_bias, resize_axis_weight
+from mmsmlp.resize import DEFAULT_METHOD, check_method, is_axis_parameter, resize_axis_bias, resize_axis_weight
 from mmsmlp.valid_area import Sizes, on_each_image, pack
 
 NORMS = {"BN": nn.BatchNorm2d, "SyncBN": nn.SyncBatchNorm}
@@ -95,7 +95,7 @@ class AxisLinear(nn.Module):
         ValueError: If an argument is invalid.
     """
 
-    def __init__(self, length: int, dim: int, interpolation: str = "exact"):
+    def __init__(self, length: int, dim: int, interpolation: str = DEFAULT_METHOD):
         super().__init__()
         if not isinstance(length, int) or length < 1:
             raise ValueError(f"an axis needs a positive number of anchor positions, got {length!r}")
@@ -189,7 +189,7 @@ class SparseMLP(nn.Module):
         self,
         channels: int,
         grid: int | tuple[int, int],
-        interpolation: str = "exact",
+        interpolation: str = DEFAULT_METHOD,
         norm_cfg: dict | None = None,
         fusion: str = "concat",
         identity_branch: bool = True,

@@ -6,7 +6,7 @@ An axis FC layer mixes the n positions of a row (or column): ``y = W x + b`` wit
     W' = T(n -> m) W T(m -> n),    b' = T(n -> m) b
 
 with a resampling matrix ``T``: read the finer or coarser signal on the anchor's n positions, mix there as learned, and
-write the result back. See docs/positional_interpolation.md for the properties that follow.
+write the result back. The properties that follow are proven in docs/mathematics.md.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 METHODS = ("exact", "bounded", "scaled", "naive")
+DEFAULT_METHOD = "exact"  # what follows from the tables of docs/positional_interpolation.md
 
 # One network at one input size needs 16 matrices at most (4 stages, 2 axes, 2 directions); this holds the sizes of
 # many training steps at random scales, and bounds the memory of a long run with ever changing sizes.
@@ -76,7 +77,7 @@ def antialiased_matrix(src: int, dst: int) -> Tensor:
     return taps / taps.sum(1, keepdim=True)
 
 
-def resampling_matrix(src: int, dst: int, method: str = "exact") -> Tensor:
+def resampling_matrix(src: int, dst: int, method: str = DEFAULT_METHOD) -> Tensor:
     """The matrix ``T(src -> dst)`` of a method: linear interpolation upwards, its counterpart downwards.
 
     Args:
@@ -101,7 +102,7 @@ def resampling_matrix(src: int, dst: int, method: str = "exact") -> Tensor:
     return torch.cholesky_solve(up.T, torch.linalg.cholesky(up.T @ up))  # (UᵀU)⁻¹ Uᵀ
 
 
-def resize_axis_weight(weight: Tensor, size: int, method: str = "exact") -> Tensor:
+def resize_axis_weight(weight: Tensor, size: int, method: str = DEFAULT_METHOD) -> Tensor:
     """Resize the weight of an axis FC layer from its n anchor positions to ``size`` positions.
 
     Args:
@@ -137,7 +138,7 @@ def resize_axis_weight(weight: Tensor, size: int, method: str = "exact") -> Tens
     return matrix.to(weight.dtype)
 
 
-def resize_axis_bias(bias: Tensor, size: int, method: str = "exact") -> Tensor:
+def resize_axis_bias(bias: Tensor, size: int, method: str = DEFAULT_METHOD) -> Tensor:
     """Resize the bias of an axis FC layer from its n anchor positions to ``size`` positions.
 
     A bias is a signal along the axis, so ``'naive'`` and ``'scaled'`` agree on it: bicubic, with no factor.

@@ -13,7 +13,7 @@ from mmsmlp.blocks import PatchConv, SMLPBlock, Stage
 from mmsmlp.checkpoint import report_loading
 from mmsmlp.layers import build_norm, check_fusion
 from mmsmlp.registry import MODELS
-from mmsmlp.resize import check_method
+from mmsmlp.resize import DEFAULT_METHOD, check_method
 from mmsmlp.valid_area import attach_valid_sizes, attached_valid_sizes, downsampled, pack_valid, to_canvas
 
 
@@ -75,7 +75,7 @@ class SMLPNet(BaseModule):
         arch: str | dict = "tiny",
         in_channels: int = 3,
         img_size: int | tuple[int, int] = 224,
-        interpolation: str = "exact",
+        interpolation: str = DEFAULT_METHOD,
         out_indices: int | Sequence[int] = (0, 1, 2, 3),
         out_norm: bool = False,
         drop_path_rate: float | None = None,

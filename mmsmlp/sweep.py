@@ -21,7 +21,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner, find_latest_checkpoint
 
 from mmsmlp.checkpoint import read_checkpoint
-from mmsmlp.resize import check_method
+from mmsmlp.resize import DEFAULT_METHOD, check_method
 from mmsmlp.scenes import ClassSet, CocoSet, LabelMapSet, write_extent, write_symmetries
 from mmsmlp.tasks import class_name, find_task
 
@@ -81,7 +81,7 @@ class Sweep:
         self.cfg = config if isinstance(config, Config) else Config.fromfile(config)
         self.out = Path(out).absolute()
         self.task = find_task(self.cfg)
-        own = self.cfg.model.backbone.get("interpolation", "exact")
+        own = self.cfg.model.backbone.get("interpolation", DEFAULT_METHOD)
         self.interpolations = [check_method(method) for method in interpolations or [own]]
         if not zooms and not extents:
             raise ValueError("nothing to evaluate: give zooms, extents or both")

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from mmsmlp.anchors import compare_anchors, reanchor_checkpoint
 from mmsmlp.checkpoint import read_checkpoint, write_checkpoint
-from mmsmlp.resize import METHODS
+from mmsmlp.resize import DEFAULT_METHOD, METHODS
 
 
 def main() -> None:
@@ -21,7 +21,7 @@ def main() -> None:
     parser.add_argument("checkpoint", help="an mmengine checkpoint that you trust, or spach://…")
     parser.add_argument("out", help="the file to write: state_dict and meta")
     parser.add_argument("--img-size", type=int, nargs=2, required=True, metavar=("H", "W"), help="in pixels")
-    parser.add_argument("--interpolation", choices=METHODS, default="exact", help="default: %(default)s")
+    parser.add_argument("--interpolation", choices=METHODS, default=DEFAULT_METHOD, help="default: %(default)s")
     parser.add_argument("--overwrite", action="store_true", help="replace OUT where it exists")
     args = parser.parse_args()
     MMLogger.get_current_instance().setLevel("WARNING")
