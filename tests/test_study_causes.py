@@ -168,13 +168,13 @@ def test_the_border_of_images_can_be_left_out(squares, tmp_path):
     assert (row["bbox_mAP"], row["objects"], row["detections"]) == (1, 16, 16)
 
 
-def test_bad_arguments_are_named(squares, config, checkpoint, tmp_path):
+def test_bad_arguments_are_named(squares, config, tmp_path):
     with pytest.raises(ValueError, match="limit must be a positive number of detections, got 0"):
         taken_apart(squares, [], limit=0)
     with pytest.raises(ValueError, match="a detection is of image 3, category 1, which the ground truth does not list"):
         taken_apart(squares, [found(2 * COUNT)])
     with pytest.raises(ValueError, match=r"factors must be positive integers, got \[0.5\]"):
-        limits(config, checkpoint, 1, [0.5], tmp_path)
+        limits(config, "iter_3.pth", 1, [0.5], tmp_path)
     with pytest.raises(ValueError, match="is no two-stage detector: its model has no rpn_head"):
         boxes_only(Config({"model": {"type": "RetinaNet"}}))
 

@@ -8,21 +8,10 @@ import torch
 from conftest import MINI
 from PIL import Image
 from scipy.fft import dct
-from study.figures import (
-    ReceptiveField,
-    axis_weights,
-    draw_receptive_fields,
-    draw_spectra,
-    draw_weights,
-    effective_receptive_field,
-    energy_shares,
-    initial_backbone,
-    load_backbone,
-    reading_gains,
-    untrained,
-    weight_spectra,
-    with_interpolation,
-)
+from study.backbones import axis_weights, initial_backbone, load_backbone, untrained, with_interpolation
+from study.fields import ReceptiveField, draw_receptive_fields, effective_receptive_field
+from study.spectra import draw_spectra, energy_shares, reading_gains, weight_spectra
+from study.weights import draw_weights
 from torch import nn
 
 from mmsmlp import SMLPNet

@@ -4,25 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-
 import matplotlib.pyplot as plt
 import numpy as np
 
-from mmsmlp.files import atomic_file
+from study.drawing import BLUE, GREEN, ORANGE, PINK, RED, save
 from study.estimates import estimate, select
 from study.plan import ANSWERS, FULL, NETWORKS
 
 LABELS = {"bbox_mAP": "box AP", "bbox_mAP_50": "box AP50", "mIoU": "mIoU", "top1": "top-1 accuracy"}
 # Colours of Okabe and Ito; styles and markers tell curves on top of each other apart.
 _STYLES = {
-    "exact": {"color": "#0072B2", "linestyle": "-", "marker": "o", "linewidth": 3.5, "alpha": 0.6},
-    "bounded": {"color": "#009E73", "linestyle": "--", "marker": "s"},
-    "scaled": {"color": "#E69F00", "linestyle": ":", "marker": "^", "linewidth": 2.5},
-    "naive": {"color": "#D55E00", "linestyle": "-.", "marker": "x"},
-    "features": {"color": "#CC79A7", "linestyle": "-", "marker": "v"},
+    "exact": {"color": BLUE, "linestyle": "-", "marker": "o", "linewidth": 3.5, "alpha": 0.6},
+    "bounded": {"color": GREEN, "linestyle": "--", "marker": "s"},
+    "scaled": {"color": ORANGE, "linestyle": ":", "marker": "^", "linewidth": 2.5},
+    "naive": {"color": RED, "linestyle": "-.", "marker": "x"},
+    "features": {"color": PINK, "linestyle": "-", "marker": "v"},
     "windows": {"color": "#000000", "linestyle": "--", "marker": "d", "linewidth": 1},
 }
 _TITLES = {"features": "feature resizing", "windows": "sliding windows"}
@@ -39,7 +35,7 @@ def draw_network(rows: list[dict], network: str, out: Path) -> Path:
             axis.set_title(f"trained with {recipe}", fontsize=10)
     axes[0, 0].legend(loc="lower center", ncols=2, fontsize=8)
     figure.suptitle(f"{network}: {LABELS[metric]}, mean of {_seeds(rows)} seeds, band: one standard error")
-    return _save(figure, out)
+    return save(figure, out)
 
 
 def draw_summary(rows: list[dict], out: Path, recipe: str = "random scales") -> Path:
@@ -51,7 +47,7 @@ def draw_summary(rows: list[dict], out: Path, recipe: str = "random scales") -> 
         column[0].set_title(network)
     axes[0, 0].legend(loc="lower center", ncols=2, fontsize=8)
     figure.suptitle(f"One checkpoint at sizes it was not trained on (mean of {_seeds(rows)} seeds, one standard error)")
-    return _save(figure, out)
+    return save(figure, out)
 
 
 def _curves(axis: plt.Axes, rows: list[dict], network: str, recipe: str, kind: str, metric: str) -> None:
@@ -74,10 +70,3 @@ def _curves(axis: plt.Axes, rows: list[dict], network: str, recipe: str, kind: s
 
 def _seeds(rows: list[dict]) -> int:
     return len({row["seed"] for row in rows})
-
-
-def _save(figure: plt.Figure, out: Path) -> Path:
-    with atomic_file(out) as new:
-        figure.savefig(new, dpi=100, format="png")
-    plt.close(figure)
-    return out

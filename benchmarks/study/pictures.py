@@ -9,21 +9,14 @@ from mmengine.config import Config
 from torch import Tensor
 
 from mmsmlp.photos.photographs import photograph, window
+from study.backbones import axis_weights, initial_backbone, load_backbone, untrained, with_interpolation
 from study.curves import draw_network, draw_summary
-from study.figures import (
-    axis_weights,
-    draw_receptive_fields,
-    draw_spectra,
-    draw_weights,
-    initial_backbone,
-    load_backbone,
-    untrained,
-    weight_spectra,
-    with_interpolation,
-)
+from study.fields import draw_receptive_fields
 from study.plan import NETWORKS, Network
 from study.rivals import use_rival
+from study.spectra import draw_spectra, weight_spectra
 from study.training import folder_of
+from study.weights import draw_weights
 
 RECIPE = "random scales"  # of the networks that are looked into
 _FIELDS = "Mask R-CNN"  # whose receptive fields are drawn
