@@ -289,7 +289,7 @@ def test_a_page_without_the_table_s_place_is_left_as_it_is(tmp_path):
     assert "old" in page.read_text()
 
 
-@pytest.mark.parametrize("name", [*report.TABLES, "wide", "spectra"])
+@pytest.mark.parametrize("name", [*report.TABLES, *report.OTHER_TABLES])
 def test_the_docs_have_every_table_filled(name):
     filled = re.search(rf"<!-- study: {name} -->\n(.*?)<!-- end -->", PAGE.read_text(), re.S)
     assert filled
@@ -308,7 +308,7 @@ def test_a_quick_study_runs_from_training_to_pictures_and_is_not_repeated(tmp_pa
     assert {(r["network"], r["recipe"]) for r in rows} == {(network.name, recipe) for network, recipe in JOBS}
     assert {r["interpolation"] for r in rows} == set(ANSWERS)
     tables = (out / "tables.md").read_text()
-    assert all(f"## {name}\n" in tables for name in (*report.TABLES, "wide", "spectra"))
+    assert all(f"## {name}\n" in tables for name in (*report.TABLES, *report.OTHER_TABLES))
     assert {p.name for p in out.glob("*.png")} >= {"summary.png", "weights.png", "fields.png", "curves-upernet.png"}
     written = {path: path.stat().st_mtime_ns for name in ("final.pth", "rows.json") for path in out.rglob(name)}
     run_study([*command, "--part", "train", "evaluate"])

@@ -105,10 +105,11 @@ def _figures(args: argparse.Namespace) -> None:
         raise ValueError(f"there are no results of {'; '.join(lacking)}: run the parts train and evaluate first")
     _write_json(args.out / "rows.json", rows)
     wide = json.loads((args.out / "wide.json").read_text())
-    spectra = draw_all(rows, args.seeds, args.out)
-    _write_json(args.out / "spectra.json", spectra)
+    numbers = draw_all(rows, args.seeds, args.out)
+    _write_json(args.out / "figures.json", numbers)
     tables = {name: table(rows) for name, table in report.TABLES.items()}
-    tables |= {"wide": report.wide_table(wide), "spectra": report.spectra_table(spectra)}
+    other = (report.wide_table(wide), report.limits_table(wide), report.spectra_table(numbers))
+    tables |= dict(zip(report.OTHER_TABLES, other))
     with atomic_file(args.out / "tables.md") as new:
         new.write_text("\n\n".join(f"## {name}\n\n{table}" for name, table in tables.items()) + "\n")
     console = Console(width=None if sys.stdout.isatty() else 150)
@@ -119,7 +120,7 @@ def _figures(args: argparse.Namespace) -> None:
         for picture in sorted(args.out.glob("*.png")):
             with atomic_file(PAGE.parent / "images" / f"study-{picture.name}") as new:
                 new.write_bytes(picture.read_bytes())
-    console.print(f"wrote rows.json, wide.json, spectra.json, tables.md and pictures to {args.out}")
+    console.print(f"wrote rows.json, wide.json, figures.json, tables.md and pictures to {args.out}")
 
 
 def _shown(items: Iterator, title: str, total: int) -> Iterator:

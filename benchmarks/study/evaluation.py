@@ -16,7 +16,7 @@ from mmsmlp.resize import METHODS
 from mmsmlp.scenes import write_extent, write_symmetries
 from mmsmlp.sweep import Point, Sweep
 from mmsmlp.tasks import class_name, find_task
-from study.causes import boxes_only
+from study.limits import boxes_only
 from study.plan import ROOT, Network, answers_of
 from study.rivals import RIVALS, use_rival
 from study.training import fingerprint_of, folder_of

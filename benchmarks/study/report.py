@@ -145,29 +145,25 @@ TABLES: dict[str, Callable[[list[dict]], str]] = {
     "times": times_table,
     "bars": bars_table,
 }
+OTHER_TABLES = ("wide", "limits", "spectra")  # of other results than rows
 
 
 def wide_table(wide: dict) -> str:
     """What the AP of wide scenes lacks, by cause: means over seeds, in points; then what other limits change."""
-    lines = _header(
-        "trained",
-        "extent",
-        "box AP",
-        "AP50",
-        "objects missed",
-        "AP with perfect boxes",
-        "with perfect scores",
-        "with both",
-    )
+    causes = ("localisation", "scores", "both")
+    gains = [f"gain: perfect {name}" for name in ("boxes", "scores", "both")]
+    lines = _header("trained", "extent", "box AP", "AP50", "inside: box AP", "objects missed", *gains)
     for recipe, extent in dict.fromkeys((row["recipe"], row["extent"]) for row in wide["split"]):
         found = select(wide["split"], recipe=recipe, extent=extent)
-        own = [estimate([row[key] for row in found]) for key in ("bbox_mAP", "bbox_mAP_50", "missed")]
-        gains = [
-            estimate([row["restored"][cause]["bbox_mAP"] for row in found]).signed
-            for cause in ("localisation", "scores", "both")
-        ]
-        lines.append(_row(recipe, extent, *own, *gains))
-    lines += ["", *_header("extent", "proposals kept", "detections kept", "proposals' recall", "box AP", "AP50")]
+        own = [estimate([row[key] for row in found]) for key in ("bbox_mAP", "bbox_mAP_50", "inside", "missed")]
+        mended = [estimate([row["restored"][cause]["bbox_mAP"] for row in found]).signed for cause in causes]
+        lines.append(_row(recipe, extent, *own, *mended))
+    return "\n".join(lines)
+
+
+def limits_table(wide: dict) -> str:
+    """What other limits of proposals and detections change, of one checkpoint."""
+    lines = _header("extent", "proposals kept", "detections kept", "proposals' recall", "box AP", "AP50")
     for row in wide["limits"]:
         numbers = [f"{100 * row[key]:.1f}" for key in ("proposal_recall", "bbox_mAP", "bbox_mAP_50")]
         lines.append(_row(row["extent"], row["max_proposals"], row["max_detections"], *numbers))
