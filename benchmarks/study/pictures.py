@@ -56,10 +56,9 @@ def draw_all(rows: list[dict], seeds: list[int], out: Path) -> dict:
 
 def _draw_fields(network: Network, trained: torch.nn.Module, out: Path) -> dict:
     images = _crops(network)
-    columns = {"trained, exact": trained}
-    columns |= {f"trained, {m}": with_interpolation(trained, m) for m in ("bounded", "naive")}
+    columns = {f"trained, {m}": with_interpolation(trained, m) for m in ("exact", "bounded", "naive")}
     columns |= {f"trained, {r}": use_rival(trained, r) for r in ("features", "windows")}
-    columns["random weights, exact"] = untrained(trained, images)
+    columns["random weights, exact"] = with_interpolation(untrained(trained, images), "exact")
     return draw_receptive_fields(columns, images, out)
 
 

@@ -33,7 +33,8 @@ def explain_wide(
 
     Returns:
         dict[str, list[dict]]: ``split``, a dict of :func:`study.causes.split` for each recipe, seed and extent, with
-            ``inside``, the box AP without the outermost copies; ``limits``, a dict of :func:`study.causes.limits` for each extent and limit, of the first recipe and seed.
+            ``inside``, the box AP without the outermost copies; ``limits``, a dict of :func:`study.limits.limits` for
+            each extent and limit, of the first recipe and seed.
     """
     per_image = evaluated_config(NETWORK, RECIPES[0]).model.test_cfg.rcnn.max_per_img
     jobs = [(recipe, seed, extent) for recipe in RECIPES for seed in seeds for extent in extents]
