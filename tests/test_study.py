@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from mmengine.config import Config
 from study import report
-from study.estimates import averages, differences, estimate, relative_seconds, value_at
+from study.estimates import averages, differences, estimate, value_at
 from study.evaluation import evaluated_config, known_rows, missing_points, predictions_of, rows_file
 from study.plan import ANSWERS, FULL, NETWORKS, WIDE, answers_of, points_of, recipes_of
 from study.rivals import RIVALS
@@ -211,12 +211,6 @@ def test_differences_are_paired_on_the_seed():
     assert sorted(found) == pytest.approx([0.1, 0.2])
 
 
-def test_times_are_compared_where_both_were_measured():
-    rows = [row(factor=1, seconds=2.0), row(factor=2, seconds=100.0), row(factor=1, answer="windows", seconds=6.0)]
-    assert relative_seconds(rows, "windows", "exact", network="UperNet") == 3
-    assert relative_seconds(rows, "naive", "exact", network="UperNet") is None
-
-
 def test_a_value_is_found_at_its_size():
     rows = [row(seed, factor=f, value=v) for seed in (0, 1) for f, v in ((1, 0.5), (1 / 3, 0.25))]
     assert value_at(rows, ("zoom", 1 / 3), "mIoU", recipe="random scales").mean == 25
@@ -270,9 +264,12 @@ def test_the_best_mean_is_bold():
     assert re.findall(r"\*\*(.*?)\*\*", line) == ["90.0 ± 0.0"]
 
 
-def test_missing_networks_are_named():
-    rows = [r for r in complete_rows() if (r["network"], r["recipe"]) != ("UperNet", "tuned")]
-    assert report.missing(rows) == ["UperNet, tuned"]
+def test_pictures_of_an_incomplete_study_are_refused(tmp_path):
+    command = [sys.executable, str(ROOT / "benchmarks/study"), "--part", "figures", "--out", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "study: Mask R-CNN, one size, seed 0 is not evaluated: run the parts train and evaluate" in done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_tables_are_replaced_in_their_place(tmp_path):

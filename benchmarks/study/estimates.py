@@ -70,11 +70,3 @@ def value_at(rows: list[dict], size: tuple[str, float], metric: str, **wanted) -
     kind, factor = size
     chosen = select(rows, kind=kind, **wanted)
     return estimate([row[metric] for row in chosen if abs(row["factor"] - factor) < 1e-9])
-
-
-def relative_seconds(rows: list[dict], answer: str, reference: str, **wanted) -> float | None:
-    """Time of an answer over that of another, summed over all sizes that both were evaluated at."""
-    chosen = [select(rows, interpolation=a, **wanted) for a in (answer, reference)]
-    seconds = [{(r["seed"], r["kind"], r["factor"]): r["seconds"] for r in found} for found in chosen]
-    both = seconds[0].keys() & seconds[1].keys()
-    return sum(seconds[0][key] for key in both) / sum(seconds[1][key] for key in both) if both else None

@@ -9,7 +9,7 @@ from pathlib import Path
 from mmsmlp.files import atomic_file
 from mmsmlp.resize import DEFAULT_METHOD as DEFAULT
 from mmsmlp.resize import METHODS
-from study.estimates import GROUPS, Estimate, averages, differences, estimate, relative_seconds, select, value_at
+from study.estimates import GROUPS, Estimate, averages, differences, estimate, select, value_at
 from study.plan import ANSWERS, FULL, NETWORKS, ZOOMS, recipes_of
 
 _NAMES = {"features": "feature resizing", "windows": "sliding windows"}
@@ -78,12 +78,14 @@ def sizes_table(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def times_table(rows: list[dict]) -> str:
-    """Time of every answer over the default's, on the same images."""
-    lines = _header("time / that of " + f"`{DEFAULT}`", *(_NAMES.get(a, f"`{a}`") for a in ANSWERS))
-    for network in NETWORKS:
-        ratios = [relative_seconds(rows, a, DEFAULT, network=network, recipe="random scales") for a in ANSWERS]
-        lines.append(_row(network, *(f"{ratio:.2f}" if ratio else "" for ratio in ratios)))
+def times_table(numbers: dict) -> str:
+    """Time of the backbone with every answer over that with the default, on the same image."""
+    lines = _header(f"time / that of `{DEFAULT}`", *(_NAMES.get(a, f"`{a}`") for a in ANSWERS))
+    for row in numbers["times"]:
+        own = row["milliseconds"][DEFAULT]
+        height, width = row["size"]
+        ratios = (f"{row['milliseconds'][answer] / own:.2f}" for answer in ANSWERS)
+        lines.append(_row(f"{height} x {width}, {own:.0f} ms", *ratios))
     return "\n".join(lines)
 
 
@@ -142,10 +144,9 @@ TABLES: dict[str, Callable[[list[dict]], str]] = {
     "recipes": recipes_table,
     "training": training_table,
     "sizes": sizes_table,
-    "times": times_table,
     "bars": bars_table,
 }
-OTHER_TABLES = ("wide", "limits", "spectra")  # of other results than rows
+OTHER_TABLES = ("wide", "limits", "spectra", "times")  # of other results than rows
 
 
 def wide_table(wide: dict) -> str:
@@ -203,16 +204,6 @@ def write_into(page: Path, tables: dict[str, str]) -> None:
         text = between.sub(lambda match: match[1] + table + "\n" + match[2], text)  # noqa: B023
     with atomic_file(page) as new:
         new.write_text(text)
-
-
-def missing(rows: list[dict]) -> list[str]:
-    """Networks and recipes of the plan without any row."""
-    return [
-        f"{network}, {recipe}"
-        for network in NETWORKS
-        for recipe in recipes_of(NETWORKS[network])
-        if not select(rows, network=network, recipe=recipe)
-    ]
 
 
 def _default_at(rows: list[dict], network: str, recipe: str, size: tuple[str, float], metric: str = "") -> Estimate:
