@@ -268,7 +268,7 @@ def test_pictures_of_an_incomplete_study_are_refused(tmp_path):
     command = [sys.executable, str(ROOT / "benchmarks/study"), "--part", "figures", "--out", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert "study: Mask R-CNN, one size, seed 0 is not evaluated: run the parts train and evaluate" in done.stderr
+    assert "study: Mask R-CNN, one size, seed 0 is not evaluated: run the other parts first" in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 

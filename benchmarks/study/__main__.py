@@ -108,9 +108,7 @@ def _figures(args: argparse.Namespace) -> None:
     for network, recipe, seed in _jobs(args):
         known = known_rows(network, recipe, seed, args.out)
         if missing_points(network, recipe, _sizes(args, network), known):
-            raise ValueError(
-                f"{network.name}, {recipe}, seed {seed} is not evaluated: run the parts train and evaluate"
-            )
+            raise ValueError(f"{network.name}, {recipe}, seed {seed} is not evaluated: run the other parts first")
         rows += known
     _write_json(args.out / "rows.json", rows)
     wide = json.loads((args.out / "wide.json").read_text())
