@@ -127,8 +127,9 @@ def points_of(network: Network) -> list[tuple[str, float]]:
 def answers_of(network: Network, recipe: str, kind: str, factor: float) -> tuple[str, ...]:
     """The answers that a recipe's checkpoints are evaluated with at a size."""
     if recipe not in FULL:
-        # With valid areas a network has no one grid to resize features to; the others are for comparing recipes.
-        return METHODS if kind != "extent" or factor <= WIDE else ()
+        # These are for comparing recipes. With valid areas a network has no one grid to resize features to.
+        methods = METHODS if network.name == "Mask R-CNN" else ("exact", "bounded")
+        return methods if kind != "extent" or factor <= WIDE else ()
     if network.name == "Mask R-CNN" and kind == "extent" and factor > WIDE:
         return ("exact", "bounded", "scaled", "windows")  # minutes each; the cause is asked there, not the order
     return ANSWERS
