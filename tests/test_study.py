@@ -199,6 +199,16 @@ def test_one_seed_has_no_error():
     assert (estimate([0.5]).error, str(estimate([0.5]))) == (None, "50.0")
 
 
+def test_a_size_that_was_not_evaluated_is_shown_as_nothing():
+    found = value_at([row(factor=1)], ("zoom", 2), "mIoU", recipe="random scales")
+    assert (found.count, str(found), found.signed) == (0, "", "")
+
+
+def test_bars_are_of_the_sizes_that_were_evaluated():
+    rows = [r for r in complete_rows() if (r["kind"], r["factor"]) in (("zoom", 1), ("extent", 1), ("extent", 2))]
+    assert [measured for _, measured, _ in report.bars(rows)][1:] == ["0.0 at extent 2", "0.0 at extent 2"]
+
+
 def test_averages_are_by_seed_and_leave_wide_scenes_out():
     rows = [row(s, "extent", f, value=v) for s, f, v in [(0, 1, 0.2), (0, 4, 0.4), (0, 8, 0.0), (1, 1, 0.6)]]
     assert averages(rows, "UperNet", "random scales", "exact", "extents") == pytest.approx({0: 0.3, 1: 0.6})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import nan
 from statistics import mean, stdev
 
 from study.plan import NETWORKS, WIDE
@@ -13,23 +14,32 @@ GROUPS = {"zooms": "zoom", "extents": "extent", "grids": "grid"}
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over seeds in points (percent), and its standard error; without one if there is one seed only."""
+    """A mean over seeds in points (percent), and its standard error; without one if there is one seed only.
+
+    Of no seeds at all, where a size was not evaluated, it is not a number, and shown as nothing.
+    """
 
     mean: float
     error: float | None
     count: int
 
     def __str__(self) -> str:
+        if not self.count:
+            return ""
         return f"{self.mean:.1f}" + ("" if self.error is None else f" ± {self.error:.1f}")
 
     @property
     def signed(self) -> str:
         """The same with a sign, for differences."""
+        if not self.count:
+            return ""
         return f"{self.mean:+.2f}" + ("" if self.error is None else f" ± {self.error:.2f}")
 
 
 def estimate(values: list[float]) -> Estimate:
     """Mean and standard error of the mean of values in [0, 1], in points."""
+    if not values:
+        return Estimate(nan, None, 0)
     error = 100 * stdev(values) / len(values) ** 0.5 if len(values) > 1 else None
     return Estimate(100 * mean(values), error, len(values))
 

@@ -128,7 +128,10 @@ def bars(rows: list[dict]) -> list[tuple[str, str, bool]]:
             losses = {}
             for factor in factors:
                 here, own = (_default_at(rows, "Mask R-CNN", recipe, (kind, f), "bbox_mAP_50") for f in (factor, 1))
-                losses[factor] = own.mean - here.mean
+                if here.count and own.count:
+                    losses[factor] = own.mean - here.mean
+            if not losses:
+                continue
             factor = max(losses, key=losses.get)
             sizes = "zooms 0.75 to 2" if kind == "zoom" else "extents to 4"
             result.append(
