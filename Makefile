@@ -35,7 +35,7 @@ setup-env = for python in $(PYTHON) python3 python3.12 python3.11 python3.10; do
 	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 8))' 2>/dev/null && exec "$$python" tools/setup_env $(1); \
 	done; echo "setup: no Python 3 runs here; apt-get install python3 python3-venv python3-dev" >&2; exit 1
 
-.PHONY: help setup test test-all lint constraints demo demo-segmentation demo-classification demos ablations clean
+.PHONY: help setup test test-all lint constraints demo demo-segmentation demo-classification demos ablations bench clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -81,6 +81,9 @@ ablations: setup ## train the paper's ablations, 3 seeds each (35 minutes), resu
 	$(PY) tools/make_photos.py data/photos
 	$(PY) benchmarks/ablations.py --seeds 0 1 2
 	cp work_dirs/ablations/ablations.png docs/images
+
+bench: setup ## time sMLPNet beside its peers (half an hour on 2 idle cores): work_dirs/bench, docs/performance.md
+	$(PY) benchmarks/speed --docs
 
 constraints: ## regenerate constraints/*.txt from setup.py (UPGRADE=1: take the newest versions)
 	@$(call setup-env,--constraints $(if $(UPGRADE),--upgrade))

@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from speed import bars, plan, report, wholes
 from speed.backbones import BACKBONES
-from speed.matrix_peak import matrix_peak
+from speed.matrix_peak import SIZES, matrix_peak
 from speed.timing import Settings, measure
 from speed.worker import Row, import_beforehand
 
@@ -64,7 +64,7 @@ def _measure(args: argparse.Namespace, results: list[dict], path: Path) -> list[
         found = f"{others[0]['machine']}, {others[0]['threads']} threads, torch {others[0]['torch']}"
         raise ValueError(f"cannot resume {path}, which is of {found}: leave --resume out to start anew")
     measured = {_key(row): row for row in results}
-    peaks = {dtype: matrix_peak(dtype, args.device) for dtype in plan.DTYPES}
+    peaks = {dtype: matrix_peak(dtype, args.device, args.peak_sizes) for dtype in plan.DTYPES}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("", total=len(groups))
@@ -77,8 +77,8 @@ def _measure(args: argparse.Namespace, results: list[dict], path: Path) -> list[
                 _with_fractions(measured.values(), peaks)
                 report.write_results(list(measured.values()), path)
             progress.advance(task)
-    # The machine may have been slower at the beginning: the best of both ends counts.
-    peaks = {dtype: max(peak, matrix_peak(dtype, args.device)) for dtype, peak in peaks.items()}
+    for dtype, peak in peaks.items():  # the machine may have been slower at the beginning: the best of both ends counts
+        peaks[dtype] = max(peak, matrix_peak(dtype, args.device, args.peak_sizes))
     results = [measured[_key(vars(row))] for group in groups for row in group]
     _with_fractions(results, peaks)
     report.write_results(results, path)
@@ -132,6 +132,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--dtypes", nargs="+", choices=plan.DTYPES, help="of the backbones; on a GPU bf16 alone")
     parser.add_argument("--sessions", type=int, help="fresh processes for each row; default 3, 1 on a GPU")
     parser.add_argument("--repeats", type=int, default=9, help="timed runs of a row in all, where they are quick")
+    parser.add_argument("--peak-sizes", nargs="+", type=int, default=SIZES, help="rows of the peak's matrix products")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--out", type=Path, default=Path("work_dirs/bench"))
@@ -141,8 +142,8 @@ def _arguments() -> argparse.Namespace:
     args = parser.parse_args()
     args.dtypes = args.dtypes or (("bf16",) if args.device == "cuda" else plan.DTYPES)
     args.sessions = args.sessions or (1 if args.device == "cuda" else 3)
-    if min(args.sessions, args.repeats, args.threads) < 1:
-        parser.error("--sessions, --repeats and --threads take positive numbers")
+    if min(args.sessions, args.repeats, args.threads, *args.peak_sizes) < 1:
+        parser.error("--sessions, --repeats, --threads and --peak-sizes take positive numbers")
     names = [*BACKBONES, *wholes.WHOLES]
     if unknown := [name for name in args.only or () if name not in names]:
         parser.error(f"unknown model {unknown[0]!r}, choose from: {'; '.join(names)}")

@@ -10,12 +10,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.flop_counter import register_flop_formula
 from torchvision.ops import deform_conv2d
 
 DIMS = (64, 128, 320, 512)
 DEPTHS = (2, 3, 10, 3)
 MLP_RATIO = 4
 STEP = 3  # positions of the pseudo-kernel
+
+
+@register_flop_formula(torch.ops.torchvision.deform_conv2d)
+def _deform_conv_flop(x: torch.Size, weight: torch.Size, *_, out_shape: torch.Size, **__) -> int:
+    """The products, as of any convolution; reading at the offsets is not counted."""
+    return 2 * out_shape.numel() * weight[1:].numel()
 
 
 class CycleFC(nn.Module):

@@ -1,8 +1,8 @@
 """The paper's formulation of sMLPNet, written plainly: what the package's layers are measured against.
 
 Maps stay (N, C, H, W) contiguous. A fully connected layer over an axis is a 1x1 convolution that takes that axis for
-its channels, so maps are permuted there and back, as the paper's code does (arXiv 2109.05422, section 3; microsoft/SPACH).
-The axis layers have one length: only images of the anchor's size run.
+its channels, so maps are permuted there and back, as the paper's code does (arXiv 2109.05422, section 3;
+microsoft/SPACH). The axis layers have one length: only images of the anchor's size run.
 """
 
 from __future__ import annotations

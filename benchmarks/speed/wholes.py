@@ -161,13 +161,8 @@ def _detections(shape: tuple[int, int, int]) -> dict:
         masks = np.zeros((OBJECTS, height, width), np.uint8)
         for mask, (left, top, right, bottom) in zip(masks, boxes.int().tolist()):
             mask[top:bottom, left:right] = 1
-        meta = {
-            "img_id": number,
-            "img_shape": (height, width),
-            "ori_shape": (height, width),
-            "scale_factor": (1.0, 1.0),
-        }
-        sample = DetDataSample(metainfo=meta)
+        size = {"img_shape": (height, width), "ori_shape": (height, width), "scale_factor": (1.0, 1.0)}
+        sample = DetDataSample(metainfo={"img_id": number, **size})
         labels = torch.randint(0, 80, (OBJECTS,))
         sample.gt_instances = InstanceData(bboxes=boxes, labels=labels, masks=BitmapMasks(masks, height, width))
         sample.ignored_instances = InstanceData(bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long))

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import os
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable
@@ -101,6 +103,8 @@ class Worker:
 
 def import_beforehand(packages: Iterable[str]) -> None:
     """Name what processes shall find imported; before the first one is made."""
+    # The server looks for modules by the environment, not by this process's path; what it cannot find it leaves out.
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
     CONTEXT.set_forkserver_preload(["speed.backbones", *packages])
 
 
