@@ -67,10 +67,13 @@ def test_in_training_its_gradients_equal_ours(relative_error):
     papers.load_smlpnet(ours.state_dict())
     x = torch.randn(3, 3, 64, 64, dtype=torch.float64)
     for net in (ours, papers):
-        net(x)[0].square().mean().backward()
+        (maps,) = net(x)
+        maps.backward(torch.linspace(-1, 1, maps.numel(), dtype=torch.float64).view_as(maps))
     for (name, parameter), (same, other) in zip(ours.named_parameters(), papers.named_parameters()):
         assert name == same
-        assert relative_error(linear(name, other.grad), parameter.grad) < 1e-9, name
+        # The last block's shift is taken away by the norm that follows: its gradients are zero but for rounding.
+        if name != "stages.3.0.channel_mlp.fc2.bias":
+            assert relative_error(linear(name, other.grad), parameter.grad) < 1e-9, name
 
 
 def test_the_timed_one_has_the_shapes_of_the_tiny_size_and_its_maps_are_contiguous():
@@ -229,12 +232,13 @@ def test_a_detectors_inference_has_a_hundred_masks_to_paste(detector):
     with torch.inference_mode():
         (found,) = detector["eval"].predict()
     assert found.pred_instances.masks.shape == (100, 128, 160)
-    assert detector["eval"].macs() > 24e9 / 100
+    assert detector["eval"].macs() > 2 * backbones.macs(OURS, (1, 128, 160))
 
 
 @pytest.mark.parametrize("mode", plan.MODES)
 def test_a_segmentors_step_is_split_into_its_parts(mode):
     whole = wholes.Whole("UperNet, ResNet-50", mode, (2, 64, 64), "cpu")
+    whole.model.data_preprocessor.size = (64, 64)  # else it pads to 512 x 512 in training
     parts = whole.step()
     last = {"train": "optimizer", "eval": "post-processing"}[mode]
     assert parts.keys() == {"preprocessing", "backbone", "heads", last, "rest"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 
 import torch
 from torch import Tensor, nn
@@ -60,7 +60,7 @@ def _toolbox(**cfg) -> Callable[[tuple[int, ...], tuple[int, int]], nn.Module]:
 
 
 def _mixer(out_indices: tuple[int, ...], size: tuple[int, int]) -> nn.Module:
-    return _toolbox(type="MlpMixer", arch="small", img_size=size[0])((-1,), size)
+    return _toolbox(type="MlpMixer", arch="small", img_size=size[0])([-1], size)
 
 
 _MM = ("mmpretrain.models", "mmdet.models")
@@ -81,22 +81,21 @@ def build(name: str, size: tuple[int, int]) -> nn.Module:
     return BACKBONES[name].build((3,) if size == CLASSIFICATION else (0, 1, 2, 3), size)
 
 
+@cache
 def macs(name: str, shape: tuple[int, int, int]) -> int:
     """Multiply-accumulates of a forward pass over images (N, H, W), without computing it."""
-    from torch._subclasses.fake_tensor import FakeTensorMode
-
-    with FakeTensorMode():
-        network = build(name, shape[1:])
-        network.train(False)
-        images = torch.zeros(shape[0], 3, *shape[1:])
-        return sum(count_macs(network, lambda: network(images)).values())
+    network = build(name, shape[1:]).to("meta")
+    network.train(False)
+    images = torch.zeros(shape[0], 3, *shape[1:], device="meta")
+    return sum(count_macs(network, lambda: network(images)).values())
 
 
 def pass_or_step(network: nn.Module, images: Tensor, mode: str, dtype: str) -> Callable[[], None]:
     """One forward pass, or forward and backward pass, of a backbone.
 
     bf16 is ``torch.autocast``: weights stay float32 and are cast in every pass. A training step has no optimizer: its
-    time depends on the number of parameters only. Its loss is the sum of the maps' mean squares.
+    time depends on the number of parameters only. Nor a loss: gradients of the maps are random. (Those of their mean
+    squares are zero behind a batch norm, and rounding errors make slow work of the backward pass.)
 
     Args:
         network (nn.Module): The backbone, which is put into the mode.
@@ -109,6 +108,7 @@ def pass_or_step(network: nn.Module, images: Tensor, mode: str, dtype: str) -> C
     """
     autocast = partial(torch.autocast, images.device.type, torch.bfloat16, enabled=dtype == "bf16")
     network.train(mode == "train")
+    gradients: list[Tensor] = []
 
     def evaluate() -> None:
         with torch.inference_mode(), autocast():
@@ -117,7 +117,9 @@ def pass_or_step(network: nn.Module, images: Tensor, mode: str, dtype: str) -> C
     def train() -> None:
         network.zero_grad(set_to_none=True)
         with autocast():
-            loss = sum(maps.float().square().mean() for maps in network(images))
-        loss.backward()
+            maps = network(images)
+        if not gradients:
+            gradients.extend(map(torch.randn_like, maps))
+        torch.autograd.backward(maps, gradients)
 
     return train if mode == "train" else evaluate
