@@ -316,12 +316,12 @@ def run_command(out: Path, *options: str) -> subprocess.CompletedProcess:
 
 
 def test_the_command_measures_resumes_and_judges(tmp_path):
-    options = ("--part", "backbones", "--shapes", "1x224x224", "--only", OURS, PAPER)
+    options = ("--part", "backbones", "--shapes", "1x224x224", "--only", OURS, PAPER, "--dtypes", "fp32")
     first = run_command(tmp_path, *options, "--modes", "train")
     assert first.returncode == 0, first.stderr
     rows = json.loads((tmp_path / "results.json").read_text())
     assert [(row["model"], row["mode"], row["dtype"]) for row in rows] == [
-        (name, "train", dtype) for dtype in ("fp32", "bf16") for name in (OURS, PAPER)
+        (name, "train", "fp32") for name in (OURS, PAPER)
     ]
     for row in rows:
         assert row["shape"] == [1, 224, 224]
@@ -331,7 +331,7 @@ def test_the_command_measures_resumes_and_judges(tmp_path):
     second = run_command(tmp_path, *options, "--resume")
     assert second.returncode == 0, second.stderr
     resumed = json.loads((tmp_path / "results.json").read_text())
-    assert [row["mode"] for row in resumed] == ["eval", "eval", "train", "train"] * 2
+    assert [row["mode"] for row in resumed] == ["eval", "eval", "train", "train"]
     kept = [row["median_ms"] for row in resumed if row["mode"] == "train"]
     assert kept == [row["median_ms"] for row in rows]
     judged = run_command(tmp_path, "--check")
