@@ -127,6 +127,23 @@ TABLES = {
 }
 
 
+def load(network: Network) -> Config:
+    """Read a network's config, with its options.
+
+    Args:
+        network (Network): The network.
+
+    Returns:
+        Config: The whole config.
+
+    Raises:
+        OSError: If it does not exist.
+    """
+    config = Config.fromfile(_path(network.config))
+    config.merge_from_dict(copy.deepcopy(network.options))  # merging takes _delete_ out of what it is given
+    return config
+
+
 def measure(network: Network) -> dict:
     """Count a network and look up what is quoted for it.
 
@@ -140,9 +157,7 @@ def measure(network: Network) -> dict:
     Raises:
         OSError: If the config does not exist.
     """
-    config = Config.fromfile(_path(network.config))
-    config.merge_from_dict(copy.deepcopy(network.options))  # merging takes _delete_ out of what it is given
-    count = count_config(config, network.shape)
+    count = count_config(load(network), network.shape)
     return {
         "network": network.name,
         "config": network.config,

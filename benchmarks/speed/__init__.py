@@ -1,0 +1,1 @@
+"""Speed and memory of sMLPNet beside its peers: ``python benchmarks/speed``."""

@@ -1,0 +1,40 @@
+"""The most that matrix products reach on this machine: what a fraction of the peak refers to."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+
+SIZES = (1024, 2048, 4096)
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def matrix_peak(dtype: str, device: str, sizes: tuple[int, ...] = SIZES, repeats: int = 3) -> float:
+    """Best rate of square matrix products in GFLOPS, a multiply-accumulate counted as two.
+
+    Args:
+        dtype (str): 'fp32' or 'bf16'.
+        device (str): 'cpu' or 'cuda'. Threads are PyTorch's present number of them.
+        sizes (tuple[int, ...]): Numbers of rows.
+        repeats (int): Products of each size, after one to warm up.
+
+    Returns:
+        float: The rate of the fastest product.
+    """
+    best = 0.0
+    with torch.inference_mode():
+        for size in sizes:
+            a, b = (torch.randn(size, size, device=device).to(DTYPES[dtype]) for _ in range(2))
+            out = a @ b
+            for _ in range(repeats):
+                start = _now(device)
+                torch.mm(a, b, out=out)
+                best = max(best, 2e-9 * size**3 / (_now(device) - start))
+    return best
+
+
+def _now(device: str) -> float:
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()

@@ -1,0 +1,104 @@
+"""Time and memory of a group of rows: interleaved runs, each row in fresh processes of its own."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+from speed.plan import Group
+from speed.worker import Row, Sample, Worker
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a run measures.
+
+    Attributes:
+        device (str): 'cpu' or 'cuda'.
+        threads (int): Threads of PyTorch's operators.
+        sessions (int): Fresh processes of each row, one after the other; each gives one figure of memory.
+        repeats (int): Timed runs of each row in all, where they are quick.
+        limit (float): Seconds of rounds in a session, after the first passes.
+    """
+
+    device: str
+    threads: int
+    sessions: int = 3
+    repeats: int = 9
+    limit: float = 15.0
+
+
+def measure(group: Group, settings: Settings, report: Callable[[Row], None] = lambda row: None) -> list[dict]:
+    """Measure the rows of a group.
+
+    A session makes a process for each row. Every process makes a first pass, and what memory it took then counts. Then
+    come rounds, in each of which every process runs once, in changing order: these are timed. Where the limit affords
+    no round the first passes are the timed ones; what they do once is little beside such a time.
+
+    Args:
+        group (tuple[Row, ...]): The rows.
+        settings (Settings): How to measure.
+        report (Callable[[Row], None]): Told of each run before it begins.
+
+    Returns:
+        list[dict]: A result for each row: its own fields, ``median_ms``, ``spread`` (interquartile range over the
+            median), ``samples``, ``peak_mb`` (median over the sessions, in MiB), ``gmacs`` of the forward pass of the
+            whole batch, and ``parts_ms`` where the time is split.
+
+    Raises:
+        RuntimeError: If a row's process fails.
+    """
+    samples: dict[Row, list[Sample]] = {row: [] for row in group}
+    peaks: dict[Row, list[float]] = {row: [] for row in group}
+    macs: dict[Row, int] = {}
+    for session in range(settings.sessions):
+        workers: dict[Row, Worker] = {}
+        try:
+            for row in group:
+                workers[row] = Worker(row, settings.device, settings.threads)
+            first = {}
+            for row in _order(group, session):
+                report(row)
+                first[row] = workers[row].run()
+                peaks[row].append(first[row].peak_mib)
+            seconds = sum(sample.seconds for sample in first.values())
+            rounds = min(math.ceil(settings.repeats / settings.sessions), math.floor(settings.limit / seconds))
+            if not rounds:
+                for row, sample in first.items():
+                    samples[row].append(sample)
+            for number in range(rounds):
+                for row in _order(group, session + number + 1):
+                    report(row)
+                    samples[row].append(workers[row].run())
+            if session == 0:
+                macs = {row: worker.macs() for row, worker in workers.items()}
+        finally:
+            for worker in workers.values():
+                worker.close()
+    return [_result(row, samples[row], peaks[row], macs[row]) for row in group]
+
+
+def _order(group: Group, number: int) -> list[Row]:
+    """The rows in the order of a round: another begins each time, every second one goes backwards."""
+    start = number % len(group)
+    rows = [*group[start:], *group[:start]]
+    return rows[::-1] if number % 2 else rows
+
+
+def _result(row: Row, samples: list[Sample], peaks: list[float], macs: int) -> dict:
+    times = [1e3 * sample.seconds for sample in samples]
+    median = statistics.median(times)
+    quarters = statistics.quantiles(times, n=4, method="inclusive") if len(times) > 1 else [median] * 3
+    parts = {part: statistics.median(1e3 * s.parts.get(part, 0.0) for s in samples) for part in samples[0].parts}
+    return {
+        **asdict(row),
+        "shape": list(row.shape),
+        "median_ms": median,
+        "spread": (quarters[2] - quarters[0]) / median,
+        "samples": len(times),
+        "peak_mb": statistics.median(peaks),
+        "gmacs": macs / 1e9,
+        **({"parts_ms": parts} if parts else {}),
+    }

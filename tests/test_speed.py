@@ -1,0 +1,367 @@
+"""The benchmark of speed: its rivals are what they are said to be, and its harness measures and judges what it says."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import MINI
+from speed import __main__ as command
+from speed import backbones, bars, plan, report, wholes
+from speed.backbones import OURS, PAPER
+from speed.clock import Clock
+from speed.cyclemlp import CycleFC, CycleMLP
+from speed.matrix_peak import matrix_peak
+from speed.memory_peak import MemoryPeak
+from speed.paper import PaperSMLPNet
+from speed.timing import _order
+from speed.worker import Row, Worker
+
+from mmsmlp import SMLPNet
+from mmsmlp.flops import count_macs
+from mmsmlp.spach import convert_spach
+
+ROOT = Path(__file__).parents[1]
+
+
+def backbone_part(state_dict: dict) -> dict:
+    return {key.removeprefix("backbone."): value for key, value in state_dict.items() if key.startswith("backbone.")}
+
+
+def linear(name: str, gradient: torch.Tensor) -> torch.Tensor:
+    """A gradient of the paper's formulation in the shape of ours."""
+    return gradient[..., 0, 0] if name.endswith(("mix_h.weight", "mix_w.weight", "fuse.weight")) else gradient
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-6), (torch.float32, 1e-5)], ids=str)
+def test_the_papers_formulation_passes_the_golden_test(golden, golden_group, relative_error, dtype, tolerance):
+    net = PaperSMLPNet(**MINI, img_size=64).eval()
+    weights = convert_spach(golden_group("state_dict/"))
+    net.load_smlpnet(backbone_part(weights))
+    net.to(dtype)
+    maps = []
+    for stage in net.stages:
+        stage.register_forward_hook(lambda module, args, out: maps.append(out))
+    x = golden["input"].to(dtype).clone().requires_grad_()
+    head = torch.nn.functional.linear
+    logits = head(net(x)[0].mean((2, 3)), weights["head.fc.weight"].to(dtype), weights["head.fc.bias"].to(dtype))
+    logits.square().sum().backward()
+    errors = {f"stage{i}": relative_error(m, golden[f"stage{i}"]) for i, m in enumerate(maps)}
+    errors |= {
+        "logits": relative_error(logits, golden["logits"]),
+        "input": relative_error(x.grad, golden["input_grad"]),
+    }
+    wanted = backbone_part(convert_spach(golden_group("grad/")))
+    gradients = {name: linear(name, parameter.grad) for name, parameter in net.named_parameters()}
+    assert gradients.keys() == wanted.keys()
+    errors |= {name: relative_error(gradients[name], wanted[name]) for name in wanted}
+    assert len(maps) == 4
+    assert max(errors.values()) < tolerance, errors
+
+
+def test_in_training_its_gradients_equal_ours(relative_error):
+    ours = SMLPNet(MINI, img_size=64, out_indices=(3,)).double()
+    papers = PaperSMLPNet(**MINI, img_size=64).double()
+    papers.load_smlpnet(ours.state_dict())
+    x = torch.randn(3, 3, 64, 64, dtype=torch.float64)
+    for net in (ours, papers):
+        (maps,) = net(x)
+        maps.backward(torch.linspace(-1, 1, maps.numel(), dtype=torch.float64).view_as(maps))
+    for (name, parameter), (same, other) in zip(ours.named_parameters(), papers.named_parameters()):
+        assert name == same
+        # The last block's shift is taken away by the norm that follows: its gradients are zero but for rounding.
+        if name != "stages.3.0.channel_mlp.fc2.bias":
+            assert relative_error(linear(name, other.grad), parameter.grad) < 1e-9, name
+
+
+def test_the_timed_one_has_the_shapes_of_the_tiny_size_and_its_maps_are_contiguous():
+    with torch.device("meta"):
+        papers, ours = backbones.build(PAPER, (224, 224)), backbones.build(OURS, (224, 224))
+        papers.load_smlpnet(ours.state_dict())
+        maps = []
+        for stage in papers.stages:
+            stage.register_forward_hook(lambda module, args, out: maps.append(out))
+        papers(torch.zeros(2, 3, 224, 224))
+    assert len(maps) == 4
+    assert all(m.is_contiguous() for m in maps)
+
+
+def test_the_papers_formulation_takes_its_own_size_only():
+    net = PaperSMLPNet(**MINI, img_size=64)
+    with pytest.raises(RuntimeError):
+        net(torch.zeros(1, 3, 64, 96))
+
+
+def test_cyclemlp_has_its_published_parameters_and_cost():
+    parameters = sum(p.numel() for p in CycleMLP((3,)).parameters()) + 1000 * (512 + 1)  # with the classifier
+    assert round(parameters / 1e6, 1) == 26.8
+    assert round(backbones.macs("CycleMLP-B2", (1, 224, 224)) / 1e9, 1) == 3.9
+
+
+@pytest.mark.parametrize("along_w", [False, True])
+def test_a_cycle_fc_reads_its_channels_at_offsets_that_go_round(along_w, relative_error):
+    layer = CycleFC(7, along_w).double()
+    x = torch.randn(2, 7, 5, 6, dtype=torch.float64)
+    axis = 3 if along_w else 2
+    read = torch.zeros_like(x)
+    for channel, offset in enumerate([0, 1, -1, 0, 1, -1, 0]):  # zeros from outside of the map
+        size = x.shape[axis]
+        inside = slice(max(-offset, 0), size - max(offset, 0)), slice(max(offset, 0), size + min(offset, 0))
+        source = x[:, channel].narrow(axis - 1, inside[1].start, size - abs(offset))
+        read[:, channel].narrow(axis - 1, inside[0].start, size - abs(offset)).copy_(source)
+    wanted = torch.einsum("oc,nchw->nohw", layer.weight[..., 0, 0], read)
+    assert relative_error(layer(x), wanted) < 1e-12
+
+
+@pytest.mark.parametrize("name", list(backbones.BACKBONES))
+def test_every_backbone_makes_the_maps_that_are_timed(name):
+    sizes = [(224, 224), (96, 160)] if backbones.BACKBONES[name].any_size else [(224, 224)]
+    for size in sizes:
+        net = backbones.build(name, size)
+        net.train(False)
+        with torch.inference_mode():
+            maps = net(torch.zeros(1, 3, *size))
+        wanted = [32] if size == (224, 224) else [4, 8, 16, 32]
+        grids = [tuple(m.shape[2:]) for m in maps if m.ndim == 4]
+        if name != "MLP-Mixer-S/16" and grids:  # ConvNeXt pools, Mixer has one stride
+            assert grids == [tuple(-(-side // stride) for side in size) for stride in wanted]
+
+
+def test_counting_without_computing_gives_the_same():
+    net = backbones.build(OURS, (96, 64)).eval()
+    images = torch.zeros(2, 3, 96, 64)
+    assert backbones.macs(OURS, (2, 96, 64)) == sum(count_macs(net, lambda: net(images)).values())
+
+
+@pytest.mark.parametrize("mode", ["eval", "train"])
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_a_step_runs_in_its_mode_and_type(mode, dtype):
+    net = SMLPNet(MINI, img_size=64)
+    seen = []
+    fuse = net.stages[0][0].sparse_mlp.fuse
+    fuse.register_forward_hook(lambda module, args, out: seen.append((out.dtype, out.requires_grad, net.training)))
+    backbones.pass_or_step(net, torch.zeros(2, 3, 64, 64), mode, dtype)()
+    training = mode == "train"
+    if seen:  # a path that folds layers does not call them
+        assert seen == [(torch.bfloat16 if dtype == "bf16" else torch.float32, training, training)]
+    assert all((p.grad is not None) == training for p in net.parameters())
+
+
+def test_the_matrix_peak_is_a_rate():
+    assert matrix_peak("fp32", "cpu", (64, 128), 2) > 0
+
+
+def test_the_memory_peak_is_what_was_allocated_for_a_while():
+    peak = MemoryPeak("cpu")
+    assert peak.mib() < 20
+    block = torch.ones(100, 2**18)
+    del block
+    assert 95 < peak.mib() < 130
+
+
+def test_time_goes_to_the_innermost_part(monkeypatch):
+    ticks = iter([0, 1, 3, 6, 10, 15, 21])
+    monkeypatch.setattr(Clock, "_now", lambda self: float(next(ticks)))
+    clock = Clock("cpu")
+    with clock.part("outer"):  # at 1
+        with clock.part("inner"):  # at 3, until 6
+            pass
+        clock.switch("other")  # at 10, until 15
+    assert clock.stop() == {"rest": 1.0 + 6.0, "outer": 2.0 + 4.0, "inner": 3.0, "other": 5.0}
+
+
+def test_rows_take_turns_in_being_first():
+    group = [Row("backbones", name, "eval", "fp32", (1, 8, 8)) for name in "abc"]
+    orders = ["".join(row.model for row in _order(group, number)) for number in range(6)]
+    assert orders == ["abc", "acb", "cab", "cba", "bca", "bac"]
+    assert {order[0] for order in orders} == set("abc")
+
+
+def test_the_plan_is_the_issues():
+    groups = list(plan.groups("cpu"))
+    rows = [row for group in groups for row in group]
+    assert len(set(rows)) == len(rows)
+    for shape in plan.SHAPES:
+        for mode in plan.MODES:
+            for dtype in plan.DTYPES:
+                wanted = {OURS, "Swin-T", "ConvNeXt-T", "ResNet-50"}
+                wanted |= {PAPER, "MLP-Mixer-S/16"} if shape[1:] == (224, 224) else set()
+                wanted |= {"CycleMLP-B2"} if mode == "eval" or shape[1:] == (224, 224) else set()
+                found = [
+                    {r.model for r in g} for g in groups if (g[0].shape, g[0].mode, g[0].dtype) == (shape, mode, dtype)
+                ]
+                assert wanted in found
+    assert {row.model for row in rows if row.part == "models"} == {
+        f"{task}, {backbone}" for task in ("Mask R-CNN", "UperNet") for backbone in ("ResNet-50", "Swin-T", "sMLPNet-T")
+    }
+    assert {(row.mode, row.dtype, row.shape) for row in rows} >= bars.JUDGED
+
+
+def test_a_gpu_runs_backbones_compiled_and_as_graphs_too():
+    (group,) = plan.groups("cuda", ["backbones"], [(8, 224, 224)], ["train"], ["bf16"], [OURS, "CycleMLP-B2"])
+    assert {(row.model, row.run) for row in group} == {
+        (name, run) for name in (OURS, "CycleMLP-B2") for run in ("eager", "compiled", "graphed")
+    }
+
+
+@pytest.fixture(scope="module")
+def detector():
+    return {mode: wholes.Whole("Mask R-CNN, sMLPNet-T", mode, (1, 128, 160), "cpu") for mode in plan.MODES}
+
+
+def test_a_detectors_training_step_is_split_into_its_parts(detector):
+    parts = detector["train"].step()
+    assert parts.keys() == set(wholes.PARTS)
+    assert all(seconds > 0 for seconds in parts.values())
+
+
+def test_its_backward_pass_goes_through_the_parts_in_order(detector):
+    whole = detector["train"]
+    order = []
+    whole.clock.switch = order.append
+    whole.step()
+    del whole.clock.switch
+    assert order == ["heads", "neck", "backbone"]
+
+
+def test_a_detectors_inference_has_a_hundred_masks_to_paste(detector):
+    parts = detector["eval"].step()
+    assert parts.keys() == set(wholes.PARTS) - {"optimizer"}
+    with torch.inference_mode():
+        (found,) = detector["eval"].predict()
+    assert found.pred_instances.masks.shape == (100, 128, 160)
+    assert detector["eval"].macs() > 2 * backbones.macs(OURS, (1, 128, 160))
+
+
+@pytest.mark.parametrize("mode", plan.MODES)
+def test_a_segmentors_step_is_split_into_its_parts(mode):
+    whole = wholes.Whole("UperNet, ResNet-50", mode, (2, 64, 64), "cpu")
+    whole.model.data_preprocessor.size = (64, 64)  # else it pads to 512 x 512 in training
+    parts = whole.step()
+    last = {"train": "optimizer", "eval": "post-processing"}[mode]
+    assert parts.keys() == {"preprocessing", "backbone", "heads", last, "rest"}
+
+
+def a_row(model=OURS, mode="eval", shape=(8, 224, 224), ms=100.0, device="cpu", **more) -> dict:
+    row = {"part": "backbones", "model": model, "mode": mode, "dtype": "fp32", "shape": list(shape), "run": "eager"}
+    row |= {"median_ms": ms, "spread": 0.02, "samples": 9, "peak_mb": 50.0, "gmacs": 40.0, "peak_fraction": 0.8}
+    return (
+        row | {"device": device, "machine": "a machine", "threads": 2, "torch": "2.11.0", "peak_gflops": 160.0} | more
+    )
+
+
+def a_run() -> list[dict]:
+    """Results that hold all bars but the counted one."""
+    rows = [a_row(), a_row(PAPER, ms=130.0), a_row("Swin-T", ms=100.0)]
+    rows += [a_row(mode="train", peak_mb=75.0), a_row(PAPER, "train", ms=120.0, peak_mb=100.0)]
+    times = {OURS: 90.0, "Swin-T": 100.0, "ConvNeXt-T": 100.0, "CycleMLP-B2": 164.0}
+    rows += [a_row(name, shape=(1, 800, 1344), ms=ms) for name, ms in times.items()]
+    times = {1024: 100.0, 2048: 459.0}
+    return rows + [a_row(shape=(1, side, side), ms=ms, part="sizes") for side, ms in times.items()]
+
+
+def test_bars_are_read_off_the_rows_that_they_name():
+    for bar in bars.BARS[:-1]:
+        assert bar.holds(bar.value(a_run())), bar.name
+        assert not bar.holds(bar.bound * (0.99 if bar.sense == bars.AT_LEAST else 1.01)), bar.name
+    slower = [row | {"median_ms": 1.02 * row["median_ms"]} if row["model"] == OURS else row for row in a_run()]
+    failed = [bar.name for bar in bars.BARS[:-1] if not bar.holds(bar.value(slower))]
+    assert len(failed) == 6  # all but memory, the peak and the time per pixel
+    with pytest.raises(KeyError, match="Swin-T, eval, fp32 at 8 x 224 x 224 on cpu"):
+        bars.BARS[1].value(a_run()[:2])
+
+
+def test_the_counted_bar_compares_pixels(monkeypatch):
+    monkeypatch.setattr(bars, "SIDES", (64, 224))
+    small, anchor = (backbones.macs(OURS, (1, side, side)) / side**2 for side in (64, 224))
+    assert bars.macs_per_pixel() == pytest.approx(anchor / small)
+
+
+def test_the_page_gets_the_tables_and_keeps_its_text_and_another_devices_rows(tmp_path, monkeypatch):
+    monkeypatch.setattr(bars, "SIDES", (64, 64))
+    page, committed = tmp_path / "page.md", tmp_path / "page.json"
+    page.write_text(f"# Before\n{report.BEGIN}\nstale\n{report.END}\nafter\n")
+    report.write_page([a_row(dtype="bf16", device="cuda", ms=1.234)], page, committed)
+    report.write_page(a_run(), page, committed)
+    text = page.read_text()
+    assert text.startswith("# Before\n")
+    assert text.endswith("\nafter\n")
+    assert "stale" not in text
+    assert "| eval | fp32 | sMLPNet-T | 100 (2%), 50, 0.80 |" in text
+    assert "1.23 (2%), 50, 0.80" in text
+    assert "| eval, 1 x 800 x 1344: our time / Swin-T's | at most 0.9 | 0.900 | yes |" in text
+    assert text == report.with_tables(text, json.loads(committed.read_text()))
+    page.write_text("no lines")
+    with pytest.raises(ValueError, match="the page needs one line"):
+        report.write_page(a_run(), page, committed)
+    assert page.read_text() == "no lines"
+
+
+def test_the_committed_page_shows_the_committed_run_and_that_holds_all_bars():
+    if not report.COMMITTED.exists():
+        pytest.skip("no run is committed yet")
+    results = json.loads(report.COMMITTED.read_text())
+    page = report.PAGE.read_text("utf-8")
+    assert page == report.with_tables(page, results)
+    assert {row[0]: row[-1] for row in report.tables(results)["Bars"][1:] if row[-1] != "yes"} == {}
+
+
+def run_command(out: Path, *options: str) -> subprocess.CompletedProcess:
+    options = ("--out", str(out), "--threads", "1", "--peak-sizes", "64", "--repeats", "1", "--sessions", "1", *options)
+    return subprocess.run(
+        [sys.executable, ROOT / "benchmarks/speed", *options], capture_output=True, text=True, check=False
+    )
+
+
+def test_the_command_measures_resumes_and_judges(tmp_path):
+    options = ("--part", "backbones", "--shapes", "1x224x224", "--only", OURS, PAPER, "--dtypes", "fp32")
+    first = run_command(tmp_path, *options, "--modes", "train")
+    assert first.returncode == 0, first.stderr
+    rows = json.loads((tmp_path / "results.json").read_text())
+    assert [(row["model"], row["mode"], row["dtype"]) for row in rows] == [
+        (name, "train", "fp32") for name in (OURS, PAPER)
+    ]
+    for row in rows:
+        assert row["shape"] == [1, 224, 224]
+        assert row["gmacs"] == pytest.approx(4.989, abs=0.001)
+        assert all(row[key] > 0 for key in ("median_ms", "peak_mb", "peak_fraction"))
+        assert row["spread"] >= 0
+    second = run_command(tmp_path, *options, "--resume")
+    assert second.returncode == 0, second.stderr
+    resumed = json.loads((tmp_path / "results.json").read_text())
+    assert [row["mode"] for row in resumed] == ["eval", "eval", "train", "train"]
+    kept = [row["median_ms"] for row in resumed if row["mode"] == "train"]
+    assert kept == [row["median_ms"] for row in rows]
+    judged = run_command(tmp_path, "--check")
+    assert judged.returncode == 1
+    assert "not measured" in judged.stdout
+    assert judged.stderr.strip() == "speed: not all bars hold"
+
+
+def test_a_process_that_fails_is_named(capfd):
+    with pytest.raises(RuntimeError, match=r"the process of nothing at \(1, 8, 8\) ended with 1"):
+        Worker(Row("backbones", "nothing", "eval", "fp32", (1, 8, 8)), "cpu", 1)
+    assert "KeyError: 'nothing'" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--only", "Swin-X"], "unknown model 'Swin-X', choose from: sMLPNet-T; "),
+        (["--shapes", "8x224"], "a shape is like 8x224x224 (images, height, width), got '8x224'"),
+        (["--repeats", "0"], "take positive numbers"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(options, message, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["speed", *options])
+    with pytest.raises(SystemExit):
+        command._arguments()
+    assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_without_results_there_is_nothing_to_judge(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["speed", "--check", "--out", str(tmp_path)])
+    with pytest.raises(SystemExit, match="run the benchmark first"):
+        command.main()
