@@ -5,8 +5,9 @@ python benchmarks/axis_paths.py --device cuda --repeats 31
 python benchmarks/axis_paths.py --positions 56 112 --positions 56 336 --json work_dirs/axis_paths.json
 
 One axis of one map at a time, at the sizes of detectors' images, on one thread. Times are medians in milliseconds,
-the paths interleaved; "f" is the forward pass, "f+b" a training step's forward and backward pass. "chosen" is the path
-that today's constants choose. The constants printed at the end are fitted to the forward passes: paste them into RATES.
+the paths interleaved; "f" is the forward pass, "f+b" a training step's forward and backward pass. On a CPU it is the
+processor time, so that waiting for other processes does not count. "chosen" is the path that today's constants choose.
+The constants printed at the end are fitted to the forward passes: paste them into RATES.
 """
 
 import argparse
@@ -106,12 +107,14 @@ def fit(rows: list[dict]) -> Rates:
 
 def _timed(run: Callable[[], None], device: str) -> float:
     cuda = torch.device(device).type == "cuda"
-    if cuda:
-        torch.cuda.synchronize()
+    if not cuda:
+        start = time.process_time()
+        run()
+        return time.process_time() - start
+    torch.cuda.synchronize()
     start = time.perf_counter()
     run()
-    if cuda:
-        torch.cuda.synchronize()
+    torch.cuda.synchronize()
     return time.perf_counter() - start
 
 

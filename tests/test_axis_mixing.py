@@ -99,18 +99,23 @@ def test_half_precision_is_not_less_accurate_than_the_dense_path(name, method, d
     tensors = [tensors[0], *((t.float() for t in tensors[1:]) if autocast else tensors[1:])]
     wanted = [t.double() for t in results(mix_dense, tensors, 2, method)]
 
-    def errors(path) -> list[float]:
+    def results_in_half(path) -> list[Tensor]:
         leaves = [t.detach().requires_grad_() for t in tensors]
         with torch.autocast("cpu", dtype, enabled=autocast):
             out = path(*leaves, 2, method)
         assert out.dtype == dtype
         weights = torch.randn(out.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-        got = [out, *torch.autograd.grad(out, leaves, weights.to(dtype))]
-        assert [t.dtype for t in got[1:]] == [t.dtype for t in leaves]
-        return [((a.double() - b).square().mean() / b.square().mean()).sqrt().item() for a, b in zip(got, wanted)]
+        gradients = torch.autograd.grad(out, leaves, weights.to(dtype))
+        assert [t.dtype for t in gradients] == [t.dtype for t in leaves]
+        return [out, *gradients]
 
-    for ours, dense in zip(errors(FACTORED[name]), errors(mix_dense)):
-        assert ours <= 1.02 * dense
+    for ours, dense, exact in zip(results_in_half(FACTORED[name]), results_in_half(mix_dense), wanted):
+        # Nothing beats the exact result rounded; the dense path may by luck, where there are few values.
+        error, of_dense, of_rounding = (
+            ((t.double() - exact).square().mean() / exact.square().mean()).sqrt()
+            for t in (ours, dense, exact.to(ours.dtype))
+        )
+        assert error <= 1.02 * max(of_dense, of_rounding)
 
 
 def test_float32_maps_under_autocast_come_out_in_its_dtype():
