@@ -52,7 +52,7 @@ class Rates:
 
 # Printed by `python benchmarks/axis_paths.py`; that of the GPU is an estimate for an H100, not yet measured.
 RATES = {
-    "cpu": Rates(product=55, half_product=25, tap=90, conversion=400),
+    "cpu": Rates(product=23, half_product=17, tap=180, conversion=600),
     "cuda": Rates(product=0.04, half_product=0.005, tap=2, conversion=6),
 }
 RATES["meta"] = RATES["cpu"]  # operations counted without computing are those of a CPU

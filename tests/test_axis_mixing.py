@@ -39,8 +39,13 @@ def results(path, tensors: list[Tensor], *arguments, dtype=torch.float64) -> lis
     """A path's output in ``dtype`` and its gradients with respect to map, weight and bias."""
     leaves = [tensor.detach().to(dtype).requires_grad_() for tensor in tensors]
     out = path(*leaves, *arguments)
-    weights = torch.randn(out.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    return [out, *torch.autograd.grad(out, leaves, weights.to(out.dtype))]
+    return [out, *torch.autograd.grad(out, leaves, gradient_of(out))]
+
+
+def gradient_of(out: Tensor) -> Tensor:
+    """A gradient in the dtype of ``out``, the same values in any."""
+    generator = torch.Generator().manual_seed(1)
+    return torch.randint(-9, 10, out.shape, generator=generator).to(out.dtype)
 
 
 @pytest.mark.parametrize(("n", "m"), SIZES)
@@ -70,7 +75,7 @@ def test_what_needs_no_gradient_gets_none(frozen):
     wanted = results(mix_two_tap, tensors, 2, "exact")[1:]
     leaves = [t.detach().requires_grad_(i not in frozen) for i, t in enumerate(tensors)]
     out = mix_two_tap(*leaves, 2, "exact")
-    out.backward(torch.randn(out.shape, dtype=out.dtype, generator=torch.Generator().manual_seed(1)))
+    out.backward(gradient_of(out))
     for i, (leaf, gradient) in enumerate(zip(leaves, wanted)):
         assert leaf.grad is None if i in frozen else torch.equal(leaf.grad, gradient)
 
@@ -104,8 +109,7 @@ def test_half_precision_is_not_less_accurate_than_the_dense_path(name, method, d
         with torch.autocast("cpu", dtype, enabled=autocast):
             out = path(*leaves, 2, method)
         assert out.dtype == dtype
-        weights = torch.randn(out.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-        gradients = torch.autograd.grad(out, leaves, weights.to(dtype))
+        gradients = torch.autograd.grad(out, leaves, gradient_of(out))
         assert [t.dtype for t in gradients] == [t.dtype for t in leaves]
         return [out, *gradients]
 
@@ -161,12 +165,13 @@ def test_what_is_traced_or_on_another_device_is_left_to_matrix_products(device, 
     assert chosen == {"dense", "low_rank"}
 
 
-def test_a_layer_takes_the_path_that_is_chosen():
-    x, weight, bias = layer(7, 42, 2, torch.float32)
-    module = AxisLinear(7, 2)
+@pytest.mark.parametrize(("n", "m", "path"), [(7, 6, "dense"), (7, 42, "low_rank"), (56, 168, "two_tap")])
+def test_a_layer_takes_the_path_that_is_chosen(n, m, path):
+    assert choose_path(n, m, "exact", "cpu") == path
+    x, weight, bias = layer(n, m, 2, torch.float32)
+    module = AxisLinear(n, 2)
     module.load_state_dict({"weight": weight.detach(), "bias": bias.detach()})
-    assert choose_path(7, 42, "exact", "cpu") == "two_tap"
-    assert torch.equal(module(x), mix_two_tap(x, weight, bias, 2, "exact"))
+    assert torch.equal(module(x), PATHS[path](x, weight, bias, 2, "exact"))
 
 
 def anchored_at(net: SMLPNet, size: tuple[int, int]) -> SMLPNet:
@@ -178,9 +183,9 @@ def anchored_at(net: SMLPNet, size: tuple[int, int]) -> SMLPNet:
 
 @pytest.mark.parametrize("method", METHODS_WITH_FACTORS)
 def test_a_network_equals_the_one_anchored_at_the_images_size_plain_and_padding_aware(method, relative_error):
-    net = SMLPNet(MINI, img_size=64, interpolation=method).double().eval()
-    sizes = [(150, 220), (101, 157)]
-    batch = attach_valid_sizes(torch.randn(2, 3, 150, 220, dtype=torch.float64), sizes)
+    net = SMLPNet(MINI, img_size=128, interpolation=method).double().eval()  # all three paths occur
+    sizes = [(300, 440), (201, 110)]
+    batch = attach_valid_sizes(torch.randn(2, 3, 300, 440, dtype=torch.float64), sizes)
     together = net(batch)
     for i, (height, width) in enumerate(sizes):
         image = batch[i : i + 1, :, :height, :width].clone()
@@ -195,9 +200,9 @@ def test_a_network_equals_the_one_anchored_at_the_images_size_plain_and_padding_
             assert relative_error(ours[i : i + 1, :, : wanted.shape[2], : wanted.shape[3]], wanted) < 1e-9
 
 
-@pytest.mark.parametrize("size", [(96, 96), (300, 100)])
+@pytest.mark.parametrize("size", [(192, 192), (600, 200)])
 def test_no_more_is_kept_for_the_backward_pass_than_on_the_dense_path(size):
-    net = SMLPNet(MINI, img_size=64)
+    net = SMLPNet(MINI, img_size=128)
     x = torch.randn(2, 3, *size)
     assert kept_for_backward(net, x) <= 1.01 * kept_for_backward(anchored_at(net, size).train(), x)
 
@@ -271,9 +276,9 @@ def test_macs_per_pixel_do_not_grow_with_the_size(method):
     assert large <= 1.03 * small
 
 
-@pytest.mark.parametrize("size", [(96, 64), (150, 220)])
+@pytest.mark.parametrize("size", [(96, 64), (300, 220)])
 def test_counts_on_the_meta_device_are_those_of_the_cpu(size):
-    net = SMLPNet(MINI, img_size=64).eval()
+    net = SMLPNet(MINI, img_size=128).eval()
     counts = []
     for device in ("cpu", "meta"):
         net.to(device)
