@@ -45,8 +45,10 @@ def count_macs(model: nn.Module, run: Callable[[], object]) -> dict[str, int]:
 
     Convolutions and matrix products count, as everywhere in the field; norms, activations and pooling do not. On top
     of PyTorch's counter come operators that it leaves out: those that resize axis parameters (matrix-vector products,
-    and bicubic interpolation at 16 taps a value), and attention fused for a CPU. Applying resize matrices to weights
-    counts; building them does not, since that happens once per size.
+    and bicubic interpolation at 16 taps a value), the taps of :mod:`mmsmlp.taps`, and attention fused for a CPU.
+    Applying resize matrices to weights counts; building them does not, since that happens once per size.
+
+    A model on the meta device, called with meta tensors, is counted without computing anything, as on a CPU.
 
     Args:
         model (nn.Module): The model. In one without an SMLPNet or its layers all is 'head'.
@@ -157,11 +159,19 @@ def _bicubic_flop(*_, out_shape=None, **__) -> int:
     return 2 * 16 * torch.Size(out_shape).numel()
 
 
+def _taps_flop(table, indices, *_, **__) -> int:
+    return 2 * math.prod(indices) * table[1]
+
+
 def _attention_flop(query, key, value, *_, **__) -> int:
     """Products of queries with keys, then of the weights with the values; the shapes are (N, heads, length, C)."""
     return 2 * math.prod(query[:3]) * key[2] * (query[3] + value[3])
 
 
-_LEFT_OUT = {torch.ops.aten.mv: _matrix_vector_flop, torch.ops.aten.upsample_bicubic2d: _bicubic_flop}
+_LEFT_OUT = {
+    torch.ops.aten.mv: _matrix_vector_flop,
+    torch.ops.aten.upsample_bicubic2d: _bicubic_flop,
+    torch.ops.aten._embedding_bag_forward_only: _taps_flop,
+}
 if hasattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu"):  # not in older versions of PyTorch
     _LEFT_OUT[torch.ops.aten._scaled_dot_product_flash_attention_for_cpu] = _attention_flop

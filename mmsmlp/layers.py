@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from mmsmlp.axis_mixing import mix_axis
 from mmsmlp.resize import DEFAULT_METHOD, check_method, is_axis_parameter, resize_axis_bias, resize_axis_weight
 from mmsmlp.valid_area import Sizes, on_each_image, pack
 
@@ -84,7 +85,8 @@ class AxisLinear(nn.Module):
     """A fully connected layer over the positions of one axis, shared by all lines of that axis and all channels.
 
     Its weight lives on an anchor of ``length`` positions. A map with another number of positions gets the weight
-    resized to it (:mod:`mmsmlp.resize`), and so does a checkpoint trained on another anchor when it is loaded.
+    resized to it (:mod:`mmsmlp.resize`, :mod:`mmsmlp.axis_mixing`), and so does a checkpoint trained on another anchor
+    when it is loaded.
 
     Args:
         length (int): Number of anchor positions n.
@@ -116,17 +118,7 @@ class AxisLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix (N, H, W, C) along the axis; any H and W, same shape out."""
-        n, h, w, c = x.shape
-        size = x.shape[self.dim]
-        if torch.jit.is_tracing():  # sizes are tensors there; the toolboxes' get_flops.py trace
-            size = int(size)
-        weight = resize_axis_weight(self.weight, size, self.interpolation)
-        bias = resize_axis_bias(self.bias, size, self.interpolation)
-        # One product per line: (W, W) x (W, C) for each row, or, with W and C as one axis, (H, H) x (H, W*C) for
-        # each image. `expand` makes a batch of the shared weight without copying it.
-        lines = x.reshape(n, h, w * c) if self.dim == 1 else x.reshape(n * h, w, c)
-        mixed = torch.baddbmm(bias[:, None], weight.expand(lines.shape[0], size, size), lines)
-        return mixed.view(n, h, w, c)
+        return mix_axis(x, self.weight, self.bias, self.dim, self.interpolation)
 
     def extra_repr(self) -> str:
         """Length, axis and method, for ``print(model)``."""

@@ -11,6 +11,7 @@ write the result back. The properties that follow are proven in docs/mathematics
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 
@@ -23,7 +24,7 @@ DEFAULT_METHOD = "bounded"  # what follows from the tables of docs/positional_in
 
 # One network at one input size needs 16 matrices at most (4 stages, 2 axes, 2 directions); this holds the sizes of
 # many training steps at random scales, and bounds the memory of a long run with ever changing sizes.
-_CACHED_MATRICES = 512
+CACHED_MATRICES = 512
 
 
 def interpolation_matrix(src: int, dst: int) -> Tensor:
@@ -126,14 +127,14 @@ def resize_axis_weight(weight: Tensor, size: int, method: str = DEFAULT_METHOD) 
     n = _check_axis_parameter("weight", weight, 2, size, method)
     if size == n:
         return weight
-    with _no_autocast(weight.device):
-        matrix = weight.to(_compute_dtype(weight))
+    with no_autocast(weight.device):
+        matrix = weight.to(compute_dtype(weight))
         if method in ("scaled", "naive"):
             matrix = F.interpolate(matrix[None, None], size=(size, size), mode="bicubic", align_corners=False)[0, 0]
             matrix = matrix * (n / size) if method == "scaled" else matrix
         else:
-            matrix = _resampling_matrix_like(n, size, method, matrix) @ (
-                matrix @ _resampling_matrix_like(size, n, method, matrix)
+            matrix = cached_matrix(resampling_matrix, n, size, method, like=matrix) @ (
+                matrix @ cached_matrix(resampling_matrix, size, n, method, like=matrix)
             )
     return matrix.to(weight.dtype)
 
@@ -157,13 +158,13 @@ def resize_axis_bias(bias: Tensor, size: int, method: str = DEFAULT_METHOD) -> T
     n = _check_axis_parameter("bias", bias, 1, size, method)
     if size == n:
         return bias
-    with _no_autocast(bias.device):
-        vector = bias.to(_compute_dtype(bias))
+    with no_autocast(bias.device):
+        vector = bias.to(compute_dtype(bias))
         if method in ("scaled", "naive"):
             vector = F.interpolate(vector[None, None, None], size=(1, size), mode="bicubic", align_corners=False)
             vector = vector.flatten()
         else:
-            vector = _resampling_matrix_like(n, size, method, vector) @ vector
+            vector = cached_matrix(resampling_matrix, n, size, method, like=vector) @ vector
     return vector.to(bias.dtype)
 
 
@@ -179,30 +180,46 @@ def check_method(method: str) -> str:
     return method
 
 
-@lru_cache(maxsize=_CACHED_MATRICES)
-def _cached_resampling_matrix(src: int, dst: int, method: str, dtype: torch.dtype, device: torch.device) -> Tensor:
+def cached_matrix(build: Callable[..., Tensor], *arguments: int | str, like: Tensor) -> Tensor:
+    """A matrix in the dtype and on the device of a tensor, built once and kept outside of any module's state.
+
+    Args:
+        build (Callable[..., Tensor]): Makes the matrix in float64 on the CPU, e.g. :func:`resampling_matrix`.
+        *arguments (int | str): What it takes.
+        like (Tensor): Gives dtype and device.
+
+    Returns:
+        Tensor: The matrix, shared by all who ask: not to be written to.
+    """
+    # torch.export runs the network on fake tensors; one of them in the cache would come up in every later call.
+    cached = _cached_matrix if is_plain(like) else _cached_matrix.__wrapped__
+    return cached(build, arguments, like.dtype, like.device)
+
+
+def is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor is of PyTorch's own type, not a subclass such as the fake tensors of ``torch.export``."""
+    return type(tensor) in (Tensor, torch.nn.Parameter)
+
+
+def no_autocast(device: torch.device) -> AbstractContextManager:
+    """A context without autocast on a device."""
+    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
+
+
+def compute_dtype(tensor: Tensor) -> torch.dtype:
+    """The dtype that matrices are computed in: float64 for float64 tensors, else float32."""
+    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+
+
+@lru_cache(maxsize=CACHED_MATRICES)
+def _cached_matrix(build: Callable, arguments: tuple, dtype: torch.dtype, device: torch.device) -> Tensor:
     # A tensor first made in inference mode could not take part in a later training step.
     with torch.inference_mode(False), torch.no_grad():
-        return resampling_matrix(src, dst, method).to(device=device, dtype=dtype)
-
-
-def _resampling_matrix_like(src: int, dst: int, method: str, like: Tensor) -> Tensor:
-    # torch.export runs the network on fake tensors; one of them in the cache would come up in every later call.
-    real = type(like) in (Tensor, torch.nn.Parameter)
-    matrix = _cached_resampling_matrix if real else _cached_resampling_matrix.__wrapped__
-    return matrix(src, dst, method, like.dtype, like.device)
-
-
-def _no_autocast(device: torch.device) -> AbstractContextManager:
-    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
+        return build(*arguments).to(device=device, dtype=dtype)
 
 
 def _positions(count: int) -> Tensor:
     return torch.arange(count, dtype=torch.float64, device="cpu")  # whatever torch.set_default_device says
-
-
-def _compute_dtype(tensor: Tensor) -> torch.dtype:
-    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
 
 def _check_size(name: str, size: int) -> None:

@@ -64,7 +64,7 @@ def test_the_public_names():
 
 # A module imports only from those before it.
 GROUPS = [
-    ["resize", "registry", "files"],
+    ["resize", "taps", "axis_mixing", "registry", "files"],
     ["valid_area", "arch", "spach", "spach_files", "layers", "blocks", "checkpoint", "smlpnet"],
     ["preprocessors.detection", "preprocessors.segmentation", "necks"],
     ["anchors", "optim", "flops"],

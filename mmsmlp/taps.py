@@ -1,0 +1,103 @@
+"""Products of maps with matrices that have few entries in each row, such as interpolation: "taps" of a filter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from mmsmlp.resize import CACHED_MATRICES
+
+
+@dataclass(frozen=True)
+class Taps:
+    """A matrix with few entries in each row, as what it is built from; so it is cheap to compare and to look up.
+
+    Attributes:
+        build (Callable[[int, int], Tensor]): Makes the matrix (dst, src) in float64 on the CPU, of ``src`` and ``dst``,
+            e.g. :func:`mmsmlp.resize.interpolation_matrix`.
+        src (int): Number of positions that ``build`` goes from.
+        dst (int): Number of positions that ``build`` goes to.
+        transposed (bool): Whether the matrix is the transpose of that, (src, dst).
+    """
+
+    build: Callable[[int, int], Tensor]
+    src: int
+    dst: int
+    transposed: bool = False
+
+    @property
+    def transpose(self) -> Taps:
+        """The transposed matrix."""
+        return replace(self, transposed=not self.transposed)
+
+    def matrix(self) -> Tensor:
+        """The matrix itself, float64, on the CPU."""
+        matrix = self.build(self.src, self.dst)
+        return matrix.T if self.transposed else matrix
+
+
+def combine(x: Tensor, dim: int, taps: Taps) -> Tensor:
+    """Apply a matrix of few taps along an axis of a map: one MAC a tap and value, without a permuted copy.
+
+    Deterministic, forward and backward, and differentiable any number of times.
+
+    Args:
+        x (Tensor): Map (N, H, W, C), with the columns of the matrix along ``dim``; float32 or float64.
+        dim (int): 1 (H) or 2 (W).
+        taps (Taps): The matrix.
+
+    Returns:
+        Tensor: Map (N, H, W, C), contiguous, with the rows of the matrix along ``dim``.
+    """
+    return _Combine.apply(x, dim, taps)
+
+
+class _Combine(torch.autograd.Function):
+    @staticmethod
+    def forward(x: Tensor, dim: int, taps: Taps) -> Tensor:
+        n, h, w, c = x.shape
+        lines, behind = (n, w) if dim == 1 else (n * h, 1)
+        index, weight = _rows(taps, x.dtype, x.device)  # (rows, K)
+        rows, per_bag = index.shape
+
+        def count(stop: int, step: int = 1) -> Tensor:
+            return torch.arange(0, stop, step, dtype=torch.int32, device=x.device)
+
+        # Of all operators of PyTorch those of embedding bags are the fastest here by a factor of two and more, and the
+        # gradient is of the same kind: interpolation's own backward adds up atomically on a GPU, in any order.
+        # A cell of the map is a table row of C values; the bag of (line, row, position behind the axis) sums the cells
+        # (line, index, position).
+        cells = count(lines * x.shape[dim], x.shape[dim])[:, None, None, None] + index[:, None]
+        cells = (cells * behind + count(behind)[:, None]).flatten()
+        weights = weight[:, None].expand(lines, rows, behind, per_bag).flatten()
+        bags = count(len(cells), per_bag)
+        sum_up = torch.ops.aten._embedding_bag_forward_only
+        out = sum_up(x.reshape(-1, c), cells, bags, False, 0, False, weights, False, -1)[0]
+        return out.view(n, rows, w, c) if dim == 1 else out.view(n, h, rows, c)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        _, ctx.dim, ctx.taps = inputs
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        return combine(grad, ctx.dim, ctx.taps.transpose), None, None
+
+
+@lru_cache(maxsize=CACHED_MATRICES)
+def _rows(taps: Taps, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Columns and values of a matrix's entries, both (rows, K) with the K of the fullest row."""
+    with torch.inference_mode(False), torch.no_grad():
+        matrix = taps.matrix()
+        entries = matrix != 0
+        fullest = int(entries.sum(1).max())
+        # Columns with entries first, in their order.
+        index = (~entries).to(torch.int8).argsort(dim=1, stable=True)[:, :fullest]
+        weight = matrix.gather(1, index)
+        # Rows with fewer are filled by zeros times a cell that they read anyway: one elsewhere may hold a NaN.
+        index = torch.where(weight == 0, index[:, :1], index)
+        return index.to(device, torch.int32), weight.to(device, dtype)
