@@ -42,18 +42,20 @@ class Rates:
         half_product (float): The same in float16 or bfloat16.
         tap (float): One MAC of a product with a matrix of few entries.
         conversion (float): Converting a value of a map to float32 and, of the result, back.
+        channel (float): One MAC of a product with a channel weight in float32.
     """
 
     product: float
     half_product: float
     tap: float
     conversion: float
+    channel: float
 
 
 # Printed by `python benchmarks/axis_paths.py`; that of the GPU is an estimate for an H100, not yet measured.
 RATES = {
-    "cpu": Rates(product=23, half_product=17, tap=180, conversion=600),
-    "cuda": Rates(product=0.04, half_product=0.005, tap=2, conversion=6),
+    "cpu": Rates(product=23, half_product=17, tap=180, conversion=600, channel=11),
+    "cuda": Rates(product=0.04, half_product=0.005, tap=2, conversion=6, channel=0.04),
 }
 RATES["meta"] = RATES["cpu"]  # operations counted without computing are those of a CPU
 
@@ -71,12 +73,14 @@ def mix_axis(x: Tensor, weight: Tensor, bias: Tensor, dim: int, method: str) -> 
     Returns:
         Tensor: Map (N, H, W, C), contiguous, in the dtype of a matrix product with ``x``: autocast's, or its own.
     """
-    half = _product_dtype(x).itemsize == 2
-    path = choose_path(len(weight), _size(x, dim), method, x.device.type, half=half, traced=_is_traced(x))
+    half = product_dtype(x).itemsize == 2
+    path = choose_path(len(weight), _size(x, dim), method, x.device.type, half=half, traced=is_traced(x))
     return PATHS[path](x, weight, bias, dim, method)
 
 
-def choose_path(n: int, m: int, method: str, device_type: str, half: bool = False, traced: bool = False) -> str:
+def choose_path(
+    n: int, m: int, method: str, device_type: str, half: bool = False, traced: bool = False, channels: int = 0
+) -> str:
     """Tell which path costs least by ``RATES``: a function of its arguments alone, never of a measurement at run time.
 
     The number of lines is not among them, so an image takes the same path alone and in any batch.
@@ -90,6 +94,8 @@ def choose_path(n: int, m: int, method: str, device_type: str, half: bool = Fals
             with their steps rounded one by one they would be less accurate than the dense path.
         traced (bool): Whether the operations are recorded by ``torch.compile``, ``torch.export`` or
             ``torch.jit.trace``: then not two-tap, whose operator few exporters know.
+        channels (int): Number of channels that are fused along the way (:mod:`mmsmlp.fused`): on the m positions of the
+            dense path, on the n of two-tap; low rank is not for that.
 
     Returns:
         str: 'dense', 'low_rank' or 'two_tap'.
@@ -100,11 +106,12 @@ def choose_path(n: int, m: int, method: str, device_type: str, half: bool = Fals
     conversion = rates.conversion * m if half else 0
     # Of one line and one channel.
     costs = {
-        "dense": (rates.half_product if half else rates.product) * m * m,
-        "low_rank": rates.product * 2 * n * m + conversion,
+        "dense": (rates.half_product if half else rates.product) * m * m + rates.channel * channels * m,
     }
+    if not channels:
+        costs["low_rank"] = rates.product * 2 * n * m + conversion
     if device_type in RATES and not traced:
-        costs["two_tap"] = rates.product * n * n + rates.tap * 4 * m + conversion
+        costs["two_tap"] = rates.product * n * n + rates.tap * 4 * m + rates.channel * channels * n + conversion
     return min(costs, key=costs.get)
 
 
@@ -121,7 +128,7 @@ def mix_low_rank(x: Tensor, weight: Tensor, bias: Tensor, dim: int, method: str)
         ValueError: If there are no such factors.
     """
     n, m = _factored_sizes(x, weight, dim, method)
-    result_dtype, dtype = _product_dtype(x), compute_dtype(x)
+    result_dtype, dtype = product_dtype(x), compute_dtype(x)
     with no_autocast(x.device):
         x, weight, bias = x.to(dtype), weight.to(dtype), bias.to(dtype)
         read = cached_matrix(resampling_matrix, m, n, method, like=weight)
@@ -139,15 +146,30 @@ def mix_two_tap(x: Tensor, weight: Tensor, bias: Tensor, dim: int, method: str) 
         ValueError: If there are no such factors.
     """
     n, m = _factored_sizes(x, weight, dim, method)
-    result_dtype, dtype = _product_dtype(x), compute_dtype(x)
-    write = Taps(interpolation_matrix, n, m)
-    read = Taps(antialiased_matrix, m, n) if method == "bounded" else write.transpose
+    result_dtype, dtype = product_dtype(x), compute_dtype(x)
     with no_autocast(x.device):
         weight, bias = weight.to(dtype), bias.to(dtype)
-        if method == "exact":
-            weight = weight @ cached_matrix(_inverse_gram, n, m, like=weight)
+        weight, read, write = two_tap_factors(weight, m, method)
         mixed = _ReadAndMix.apply(x, weight, bias, dim, read)
         return combine(mixed, dim, write).to(result_dtype)
+
+
+def two_tap_factors(weight: Tensor, m: int, method: str) -> tuple[Tensor, Taps, Taps]:
+    """Factors of a resized weight ``W' = write V read``, ``V`` on the anchor's positions; 'exact' or 'bounded', m > n.
+
+    Args:
+        weight (Tensor): (n, n).
+        m (int): Number of positions of the map.
+        method (str): 'exact' or 'bounded'.
+
+    Returns:
+        tuple[Tensor, Taps, Taps]: ``V`` (n, n), ``read`` (n, m) and ``write`` (m, n).
+    """
+    n = len(weight)
+    write = Taps(interpolation_matrix, n, m)
+    if method == "bounded":
+        return weight, Taps(antialiased_matrix, m, n), write
+    return weight @ cached_matrix(_inverse_gram, n, m, like=weight), write.transpose, write
 
 
 PATHS = {"dense": mix_dense, "low_rank": mix_low_rank, "two_tap": mix_two_tap}
@@ -176,10 +198,10 @@ class _ReadAndMix(torch.autograd.Function):
             if ctx.needs_input_grad[0]:
                 grad_read = _product(weight.T, None, grad, ctx.dim)
                 grad_x = combine(grad_read, ctx.dim, ctx.taps.transpose).to(x.dtype)
-            lines = _lines(grad, ctx.dim)
+            lines = lines_of(grad, ctx.dim)
             if ctx.needs_input_grad[1]:
                 read = combine(x.to(weight.dtype), ctx.dim, ctx.taps)
-                grad_weight = torch.bmm(lines, _lines(read, ctx.dim).transpose(1, 2)).sum(0)
+                grad_weight = torch.bmm(lines, lines_of(read, ctx.dim).transpose(1, 2)).sum(0)
             if ctx.needs_input_grad[2]:
                 grad_bias = lines.sum((0, 2))
         return grad_x, grad_weight, grad_bias, None, None
@@ -195,17 +217,24 @@ def _product(matrix: Tensor, bias: Tensor | None, x: Tensor, dim: int) -> Tensor
     """``matrix @ x + bias`` along ``dim`` of (N, H, W, C), ``matrix`` (rows, positions)."""
     n, h, w, c = x.shape
     rows = len(matrix)
-    lines = _lines(x, dim)
+    lines = lines_of(x, dim)
     # `expand` makes a batch of the shared matrix without copying it.
     matrix = matrix.expand(lines.shape[0], *matrix.shape)
     mixed = torch.bmm(matrix, lines) if bias is None else torch.baddbmm(bias[:, None], matrix, lines)
     return mixed.view(n, rows, w, c) if dim == 1 else mixed.view(n, h, rows, c)
 
 
-def _lines(x: Tensor, dim: int) -> Tensor:
-    """One matrix per line: (W, C) for each row, or, with W and C as one axis, (H, W*C) for each image; a view."""
+def lines_of(x: Tensor, dim: int) -> Tensor:
+    """One matrix per line of (N, H, W, C): (W, C) for each row, or (H, W*C) for each image; a view."""
     n, h, w, c = x.shape
     return x.reshape(n, h, w * c) if dim == 1 else x.reshape(n * h, w, c)
+
+
+def add_product(out: Tensor, matrix: Tensor, x: Tensor, dim: int) -> Tensor:
+    """Add ``matrix @ x`` along ``dim`` of (N, H, W, C) to ``out``, contiguous, in place; returns ``out``."""
+    lines = lines_of(x, dim)
+    lines_of(out, dim).baddbmm_(matrix.expand(lines.shape[0], *matrix.shape), lines)
+    return out
 
 
 def _size(x: Tensor, dim: int) -> int:
@@ -223,12 +252,13 @@ def _factored_sizes(x: Tensor, weight: Tensor, dim: int, method: str) -> tuple[i
     return n, m
 
 
-def _product_dtype(x: Tensor) -> torch.dtype:
+def product_dtype(x: Tensor) -> torch.dtype:
     """What a matrix product with ``x`` gives, with autocast or without; PyTorch has no one question for all devices."""
     probe = x.new_empty(0, 0)
     return torch.mm(probe, probe).dtype
 
 
-def _is_traced(x: Tensor) -> bool:
+def is_traced(x: Tensor) -> bool:
+    """Whether operations on a tensor are recorded by ``torch.compile``, ``torch.export`` or ``torch.jit.trace``."""
     compiler = torch.compiler if hasattr(torch.compiler, "is_compiling") else torch._dynamo  # the latter: torch 2.1
     return torch.jit.is_tracing() or compiler.is_compiling() or not is_plain(x)

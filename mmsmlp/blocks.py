@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
+from mmsmlp.fused import can_fuse, fused_block
 from mmsmlp.layers import ChannelMLP, DropPath, LocalMixer, SparseMLP
 from mmsmlp.resize import DEFAULT_METHOD
 from mmsmlp.valid_area import Sizes, on_each_image
@@ -72,6 +73,9 @@ class SMLPBlock(nn.Module):
         return self._forward(x, sizes)
 
     def _forward(self, x: Tensor, sizes: Sizes | None) -> Tensor:
+        return fused_block(self, x, sizes) if can_fuse(self, x) else self._plain(x, sizes)
+
+    def _plain(self, x: Tensor, sizes: Sizes | None) -> Tensor:
         mixed = x
         for mixer in (self.local, self.sparse_mlp):
             if mixer is not None:

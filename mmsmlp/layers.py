@@ -203,6 +203,11 @@ class SparseMLP(nn.Module):
         elif fusion == "weighted":
             self.branch_weights = nn.Parameter(torch.ones(branches, channels))
 
+    @property
+    def is_standard(self) -> bool:
+        """Whether it is the paper's, no ablation."""
+        return self.fusion == "concat" and self.identity_branch
+
     def forward(self, x: Tensor, sizes: Sizes | None = None) -> Tensor:
         """Mix (N, C, H, W), or a row of maps packed with ``sizes``, along rows and columns.
 

@@ -1,0 +1,318 @@
+"""The block of sMLPNet in few passes over memory: :func:`fused_block`, equal to the layers' plain code to rounding.
+
+What is different:
+
+- Mixing after fusing. Channel and axis mixing commute, so instead of mixing, concatenating and fusing, the map is
+  multiplied by each third of the fusion's weight, and the axis products add to the sum: no concatenation. On a map that
+  is larger than the anchor, channels are mixed on the anchor's fewer positions.
+- Less is kept for the backward pass: the inputs of norms, of the convolution and of the axes, and the channel MLP's
+  hidden layer before its activation. Norms and activations are computed again.
+- Without gradients, norms with running statistics are folded into the convolution and an affine map, and activations
+  are computed in place or inside of the products before them.
+- Products go through :mod:`mmsmlp.products`.
+
+docs/performance.md has what each brings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from mmsmlp.axis_mixing import add_product, choose_path, is_traced, lines_of, product_dtype, two_tap_factors
+from mmsmlp.layers import AxisLinear, DropPath
+from mmsmlp.products import linear, weight_gradient
+from mmsmlp.resize import resize_axis_bias, resize_axis_weight
+from mmsmlp.taps import Taps, combine
+from mmsmlp.valid_area import Sizes, on_each_image
+
+# Where it was measured. Operations counted on the meta device are those of a CPU.
+DEVICES = ("cpu", "meta")
+DTYPES = (torch.float32, torch.float64)
+
+_LAYERS = (nn.Conv2d, nn.Linear, nn.LayerNorm, nn.GELU, AxisLinear, DropPath)
+
+gelu_ = torch.ops.aten.gelu_
+
+
+def can_fuse(block: nn.Module, x: Tensor) -> bool:
+    """Whether :func:`fused_block` serves a block and a map.
+
+    Not for other devices and types than ``DEVICES`` and ``DTYPES`` or autocast, where it was not measured; not while
+    operations are recorded (``torch.compile``, ``torch.export``, ``torch.jit.trace``), since compilers fuse on their
+    own and know plain operators best; not for ablations of the block, norms that are synchronised or without weights,
+    and layers that were replaced or have hooks, which would be passed over.
+    """
+    if x.device.type not in DEVICES or x.dtype not in DTYPES or is_traced(x) or product_dtype(x) != x.dtype:
+        return False
+    if block.local is None or block.sparse_mlp is None or not block.sparse_mlp.is_standard:
+        return False
+    return all(_is_plain(layer, x.dtype) for layer in _leaves(block)) and not any(map(_has_hooks, block.children()))
+
+
+def fused_block(block: nn.Module, x: Tensor, sizes: Sizes | None = None) -> Tensor:
+    """Apply an :class:`~mmsmlp.blocks.SMLPBlock` where :func:`can_fuse` holds.
+
+    Args:
+        block (SMLPBlock): The block.
+        x (Tensor): (N, C, H, W) in channels-last memory, or a row of maps packed with ``sizes``.
+        sizes (tuple[tuple[int, int], ...] | None): Height and width of each packed map.
+
+    Returns:
+        Tensor: The same shape, channels-last memory, what ``block`` gives by its layers' own code.
+    """
+    y = _local(block.local, block.sparse_mlp.norm, x, sizes)
+    dropping = block.drop_path.training and block.drop_path.rate > 0
+    if sizes is None and not dropping:
+        x = _mix_and_fuse(block.sparse_mlp, y, residual=x)
+    else:
+        mixed = on_each_image(partial(_mix_and_fuse, block.sparse_mlp), y, sizes)
+        x = x + block.drop_path(mixed, sizes)
+    if dropping:
+        return x + block.drop_path(_channel_mlp(block.channel_mlp, x, residual=False), sizes)
+    return _channel_mlp(block.channel_mlp, x, residual=True)
+
+
+def _local(local: nn.Module, norm: _BatchNorm, x: Tensor, sizes: Sizes | None) -> Tensor:
+    """The local mixer, and the norm and activation of the sparse MLP, which follow it."""
+    conv = local.conv
+    if _needs_grad(x, local, norm) or _uses_batch_statistics(local.norm) or _uses_batch_statistics(norm):
+        return _norm_gelu(norm, on_each_image(conv, _norm_gelu(local.norm, x), sizes))
+    scale, shift = _affine(local.norm)
+    # On the last axis, which is contiguous in this memory.
+    x = gelu_(torch.addcmul(shift, x.permute(0, 2, 3, 1), scale)).permute(0, 3, 1, 2)
+    scale, shift = _affine(norm)
+    weight = conv.weight * scale[:, None, None, None]
+
+    def folded(maps: Tensor) -> Tensor:
+        return F.conv2d(maps, weight, shift, padding=conv.padding, groups=conv.groups)
+
+    return gelu_(on_each_image(folded, x, sizes))
+
+
+def _norm_gelu(norm: _BatchNorm, x: Tensor) -> Tensor:
+    """GELU of a batch norm of (N, C, H, W); keeps ``x`` alone for the backward pass."""
+    batch = _uses_batch_statistics(norm)
+    if batch and x.numel() == x.shape[1]:
+        raise ValueError(
+            f"a batch norm in training needs more than one value per channel, got a map {tuple(x.shape)}: use larger "
+            "images or batches, or norm_eval=True"
+        )
+    momentum = norm.momentum
+    if norm.training and norm.track_running_stats:
+        norm.num_batches_tracked.add_(1)
+        momentum = 1 / float(norm.num_batches_tracked) if momentum is None else momentum  # a cumulative average
+    running = (norm.running_mean, norm.running_var) if not norm.training or norm.track_running_stats else (None, None)
+    return _NormGELU.apply(x, norm.weight, norm.bias, *running, batch, momentum or 0.0, norm.eps)
+
+
+class _NormGELU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, weight, bias, running_mean, running_var, batch, momentum, eps):
+        y, mean, inverse_std = torch.ops.aten.native_batch_norm(
+            x, weight, bias, running_mean, running_var, batch, momentum, eps
+        )
+        # Statistics of the batch are in what the operator returns, running ones are not.
+        kept = (None, None, mean, inverse_std) if batch else (running_mean, running_var, None, None)
+        ctx.save_for_backward(x, weight, bias, *kept)
+        ctx.batch, ctx.eps = batch, eps
+        return gelu_(y)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        x, weight, bias, running_mean, running_var, mean, inverse_std = ctx.saved_tensors
+        if ctx.batch:
+            scale, shift = _scale_and_shift(weight, bias, mean, inverse_std)
+        else:
+            scale, shift = _scale_and_shift(weight, bias, running_mean, (running_var + ctx.eps).rsqrt())
+        normed = torch.addcmul(shift, x.permute(0, 2, 3, 1), scale).permute(0, 3, 1, 2)
+        grad = torch.ops.aten.gelu_backward(grad, normed)
+        grads = torch.ops.aten.native_batch_norm_backward(
+            grad, x, weight, running_mean, running_var, mean, inverse_std, ctx.batch, ctx.eps, ctx.needs_input_grad[:3]
+        )
+        return *grads, None, None, None, None, None
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """What a map is mixed with along an axis: ``write (weight (read x) + bias)``, without taps on its own positions."""
+
+    dim: int
+    read: Taps | None = None
+    write: Taps | None = None
+
+
+def _axis(layer: nn.Module, size: int, channels: int) -> tuple[_Axis, Tensor, Tensor]:
+    """An axis layer's way to a number of positions, with its weight and bias there."""
+    weight, bias, method = layer.weight, layer.bias, layer.interpolation
+    if choose_path(layer.length, size, method, weight.device.type, channels=channels) == "two_tap":
+        weight, read, write = two_tap_factors(weight, size, method)
+        return _Axis(layer.dim, read, write), weight, bias
+    return _Axis(layer.dim), resize_axis_weight(weight, size, method), resize_axis_bias(bias, size, method)
+
+
+def _mix_and_fuse(sparse: nn.Module, x: Tensor, residual: Tensor | None = None) -> Tensor:
+    """The branches of a sparse MLP and their fusion, on (N, C, H, W) after norm and activation; plus a residual."""
+    x = x.permute(0, 2, 3, 1)
+    residual = None if residual is None else residual.permute(0, 2, 3, 1)
+    _, height, width, channels = x.shape
+    w_axis, w_weight, w_bias = _axis(sparse.mix_w, width, channels)
+    h_axis, h_weight, h_bias = _axis(sparse.mix_h, height, channels)
+    fused = _MixAndFuse.apply(x, residual, sparse.fuse.weight, w_weight, w_bias, h_weight, h_bias, w_axis, h_axis)
+    return fused.permute(0, 3, 1, 2)
+
+
+class _MixAndFuse(torch.autograd.Function):
+    """(N, H, W, C) -> the same shape; keeps the map alone for the backward pass."""
+
+    @staticmethod
+    def forward(ctx, x, residual, fuse, w_weight, w_bias, h_weight, h_bias, w_axis, h_axis):
+        ctx.save_for_backward(x, fuse, w_weight, w_bias, h_weight, h_bias)
+        ctx.axes = w_axis, h_axis
+        identity, *thirds = _thirds(fuse)
+        out = linear(x, identity)
+        for axis, third, weight, bias in zip(ctx.axes, thirds, (w_weight, h_weight), (w_bias, h_bias)):
+            read = x if axis.read is None else combine(x, axis.dim, axis.read)
+            fused = linear(read, third)
+            # The bias of a position is the same in all channels; fusing weighs each by the sum of a channel's weights.
+            offset = bias[:, None] * third.sum(1)
+            if axis.write is None:
+                add_product(out, weight, fused, axis.dim)
+                out.add_(offset if axis.dim == 2 else offset[:, None])
+            else:
+                mixed = torch.empty_like(fused).copy_(offset if axis.dim == 2 else offset[:, None])
+                add_product(mixed, weight, fused, axis.dim)
+                out.add_(combine(mixed, axis.dim, axis.write))
+        return out if residual is None else out.add_(residual)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        x, fuse, w_weight, w_bias, h_weight, h_bias = ctx.saved_tensors
+        grad = grad.contiguous()
+        identity, *thirds = _thirds(fuse)
+        grad_x = linear(grad, identity.t())
+        grad_fuse, of_axes = [weight_gradient(grad, x)], []
+        for axis, third, weight, bias in zip(ctx.axes, thirds, (w_weight, h_weight), (w_bias, h_bias)):
+            dim = axis.dim
+            read = x if axis.read is None else combine(x, dim, axis.read)
+            grad_mixed = grad if axis.write is None else combine(grad, dim, axis.write.transpose)
+            mixed = torch.empty_like(read).copy_(bias[:, None] if dim == 2 else bias[:, None, None])
+            add_product(mixed, weight, read, dim)
+            grad_fuse.append(weight_gradient(grad_mixed, mixed))
+            grad_mixed = linear(grad_mixed, third.t())  # before fusing
+            lines = lines_of(grad_mixed, dim)
+            of_axes += [torch.bmm(lines, lines_of(read, dim).transpose(1, 2)).sum(0), lines.sum((0, 2))]
+            if axis.read is None:
+                add_product(grad_x, weight.t(), grad_mixed, dim)
+            else:
+                grad_read = add_product(mixed.zero_(), weight.t(), grad_mixed, dim)
+                grad_x.add_(combine(grad_read, dim, axis.read.transpose))
+        return grad_x, grad, torch.cat(grad_fuse, 1), *of_axes, None, None
+
+
+def _channel_mlp(mlp: nn.Module, x: Tensor, residual: bool) -> Tensor:
+    """The channel MLP on (N, C, H, W); plus its input if ``residual``."""
+    x = x.permute(0, 2, 3, 1)
+    norm, fc1, fc2 = mlp.norm, mlp.fc1, mlp.fc2
+    if _needs_grad(x, mlp):
+        parameters = (norm.weight, norm.bias, fc1.weight, fc1.bias, fc2.weight, fc2.bias)
+        x = _ChannelMLP.apply(x, *parameters, norm.eps, residual)
+    else:
+        out = linear(linear(norm(x), fc1.weight, fc1.bias, gelu=True), fc2.weight, fc2.bias)
+        x = out.add_(x) if residual else out
+    return x.permute(0, 3, 1, 2)
+
+
+class _ChannelMLP(torch.autograd.Function):
+    """Keeps the input and the hidden layer before its activation for the backward pass."""
+
+    @staticmethod
+    def forward(ctx, x, norm_weight, norm_bias, weight1, bias1, weight2, bias2, eps, residual):
+        normed, mean, inverse_std = torch.native_layer_norm(x, x.shape[-1:], norm_weight, norm_bias, eps)
+        hidden = linear(normed, weight1, bias1)
+        ctx.save_for_backward(x, norm_weight, norm_bias, mean, inverse_std, hidden, weight1, weight2)
+        ctx.residual = residual
+        out = linear(F.gelu(hidden), weight2, bias2)
+        return out.add_(x) if residual else out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        x, norm_weight, norm_bias, mean, inverse_std, hidden, weight1, weight2 = ctx.saved_tensors
+        grad = grad.contiguous()
+        grad_weight2 = weight_gradient(grad, F.gelu(hidden))
+        grad_hidden = linear(grad, weight2.t())
+        grad_hidden = torch.ops.aten.gelu_backward(grad_hidden, hidden)
+        normed = torch.addcmul(norm_bias, (x - mean).mul_(inverse_std), norm_weight)
+        grad_weight1 = weight_gradient(grad_hidden, normed)
+        grad_normed = linear(grad_hidden, weight1.t())
+        grad_x, grad_norm_weight, grad_norm_bias = torch.ops.aten.native_layer_norm_backward(
+            grad_normed, x, x.shape[-1:], mean, inverse_std, norm_weight, norm_bias, [True, True, True]
+        )
+        grad_bias1, grad_bias2 = grad_hidden.sum((0, 1, 2)), grad.sum((0, 1, 2))
+        grad_x = grad_x.add_(grad) if ctx.residual else grad_x
+        return (
+            grad_x,
+            grad_norm_weight,
+            grad_norm_bias,
+            grad_weight1,
+            grad_bias1,
+            grad_weight2,
+            grad_bias2,
+            None,
+            None,
+        )
+
+
+def _affine(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
+    """Scale and shift (C,) of a norm with running statistics."""
+    return _scale_and_shift(norm.weight, norm.bias, norm.running_mean, (norm.running_var + norm.eps).rsqrt())
+
+
+def _scale_and_shift(weight: Tensor, bias: Tensor, mean: Tensor, inverse_std: Tensor) -> tuple[Tensor, Tensor]:
+    scale = weight * inverse_std
+    return scale, bias - mean * scale
+
+
+def _thirds(fuse: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The weights (C, C) of the identity, W and H branches in that of their fusion, (C, 3C)."""
+    return tuple(third.contiguous() for third in fuse.chunk(3, dim=1))
+
+
+def _uses_batch_statistics(norm: _BatchNorm) -> bool:
+    return norm.training or norm.running_mean is None
+
+
+def _needs_grad(x: Tensor, *modules: nn.Module) -> bool:
+    if not torch.is_grad_enabled():
+        return False
+    return x.requires_grad or any(p.requires_grad for module in modules for p in module.parameters())
+
+
+def _leaves(module: nn.Module) -> Iterator[nn.Module]:
+    return (m for m in module.modules() if not m._modules)
+
+
+def _is_plain(layer: nn.Module, dtype: torch.dtype) -> bool:
+    """Whether a layer computes what its type says, in the map's type."""
+    if isinstance(layer, _BatchNorm):
+        synchronised = isinstance(layer, nn.SyncBatchNorm) and layer.training
+        return layer.affine and not synchronised and layer.weight.dtype == dtype
+    if type(layer) is nn.GELU and layer.approximate != "none":
+        return False
+    return type(layer) in _LAYERS and all(p.dtype == dtype for p in layer.parameters(recurse=False))
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    return any(
+        m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks for m in module.modules()
+    )

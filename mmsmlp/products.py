@@ -1,0 +1,60 @@
+"""Matrix products of tokens with weights, by the quickest kernels that PyTorch has for them on a CPU.
+
+``torch.mm`` in float32 goes to MKL, which computes with half of the vector width on CPUs that are not Intel's. oneDNN,
+which every CPU build of PyTorch brings along, uses all of it, and computes GELU or a sum on the way out. Its operators
+are those that TorchInductor emits; they are not documented, so each use falls back on ``torch.mm`` where they are
+missing. They have no autograd formula: this module is for :mod:`mmsmlp.fused`, which brings its own.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_ONEDNN = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, gelu: bool = False) -> Tensor:
+    """``x @ weight.T + bias``, then GELU if wanted.
+
+    Args:
+        x (Tensor): Tokens (..., K), contiguous.
+        weight (Tensor): (O, K), of any strides.
+        bias (Tensor | None): (O,).
+        gelu (bool): Whether to apply the exact GELU.
+
+    Returns:
+        Tensor: (..., O), contiguous.
+    """
+    if _suits_onednn(x):
+        return _ONEDNN(x, _dense(weight), bias, "gelu" if gelu else "none", [], "none" if gelu else "")
+    y = F.linear(x, weight, bias)
+    return torch.ops.aten.gelu_(y) if gelu else y
+
+
+def weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
+    """Gradient of the weight in ``x @ weight.T``: ``grad.T @ x``.
+
+    Args:
+        grad (Tensor): Gradient of the product (..., O), contiguous.
+        x (Tensor): Tokens (..., K), contiguous.
+
+    Returns:
+        Tensor: (O, K), contiguous.
+    """
+    grad, x = grad.reshape(-1, grad.shape[-1]), x.reshape(-1, x.shape[-1])
+    if not _suits_onednn(x):
+        return grad.t() @ x
+    # The transposed product with x transposed in memory is the quickest of the four ways to ask for it.
+    return _ONEDNN(x.t().contiguous(), grad.t(), None, "none", [], "").t().contiguous()
+
+
+def _suits_onednn(x: Tensor) -> bool:
+    # An empty product is not worth a special case there.
+    return _ONEDNN is not None and x.device.type == "cpu" and x.dtype == torch.float32 and x.numel() > 0
+
+
+def _dense(matrix: Tensor) -> Tensor:
+    # Other strides, such as those of a slice, would make oneDNN hundreds of times slower.
+    return matrix if matrix.is_contiguous() or matrix.t().is_contiguous() else matrix.contiguous()
