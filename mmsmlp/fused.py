@@ -176,7 +176,7 @@ class _MixAndFuse(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, residual, fuse, w_weight, w_bias, h_weight, h_bias, w_axis, h_axis):
         ctx.save_for_backward(x, fuse, w_weight, w_bias, h_weight, h_bias)
-        ctx.axes = w_axis, h_axis
+        ctx.axes, ctx.residual = (w_axis, h_axis), residual is not None
         identity, *thirds = _thirds(fuse)
         out = linear(x, identity)
         for axis, third, weight, bias in zip(ctx.axes, thirds, (w_weight, h_weight), (w_bias, h_bias)):
@@ -216,7 +216,7 @@ class _MixAndFuse(torch.autograd.Function):
             else:
                 grad_read = add_product(mixed.zero_(), weight.t(), grad_mixed, dim)
                 grad_x.add_(combine(grad_read, dim, axis.read.transpose))
-        return grad_x, grad, torch.cat(grad_fuse, 1), *of_axes, None, None
+        return grad_x, grad if ctx.residual else None, torch.cat(grad_fuse, 1), *of_axes, None, None
 
 
 def _channel_mlp(mlp: nn.Module, x: Tensor, residual: bool) -> Tensor:
