@@ -22,6 +22,7 @@ from rich.table import Table
 
 from mmsmlp.axis_mixing import PATHS, Rates, choose_path
 from mmsmlp.files import atomic_file
+from mmsmlp.products import linear
 
 # Anchor positions n and channels of sMLPNet-T's stages, and the positions of images of 448 to 2048 pixels.
 CHANNELS = {56: 80, 28: 160, 14: 320, 7: 640}
@@ -78,11 +79,23 @@ def measure(n: int, m: int, dim: int, dtype: torch.dtype, device: str, method: s
     }
 
 
-def fit(rows: list[dict]) -> Rates:
+def measure_channels(device: str, repeats: int) -> float:
+    """Seconds of one multiply-accumulate of a product with a channel weight, as in the four stages of sMLPNet-T."""
+    rates = []
+    for side, channels in ((56, 80), (28, 160), (14, 320), (7, 640)):
+        x = torch.randn(8 * side**2, channels, device=device)
+        weight = torch.randn(channels, channels, device=device)
+        times = [_timed(lambda x=x, weight=weight: linear(x, weight), device) for _ in range(repeats + 1)][1:]
+        rates.append(statistics.median(times) / (x.numel() * channels))
+    return statistics.median(rates)
+
+
+def fit(rows: list[dict], channel: float) -> Rates:
     """Constants, in picoseconds, that explain the rows' forward times: medians over the rows.
 
     Args:
         rows (list[dict]): Of :func:`measure`, in float32 and bfloat16 at the same sizes.
+        channel (float): Of :func:`measure_channels`.
     """
     single = [row for row in rows if row["dtype"] == "float32"]
     half = [row for row in rows if row["dtype"] == "bfloat16"]
@@ -102,6 +115,7 @@ def fit(rows: list[dict]) -> Rates:
                 for low, row in zip(half, single)
             ]
         ),
+        channel=median([channel]),
     )
 
 
@@ -149,7 +163,7 @@ def main() -> None:
     ]
     console = Console(width=150)
     console.print(_table(rows, f"one axis layer, '{args.method}', {args.device}, torch {torch.__version__}, ms"))
-    console.print(f'    "{torch.device(args.device).type}": {fit(rows)},')
+    console.print(f'    "{torch.device(args.device).type}": {fit(rows, measure_channels(args.device, args.repeats))},')
     if args.json:
         with atomic_file(args.json) as path:
             path.write_text(json.dumps({"torch": torch.__version__, "rows": rows}, indent=1) + "\n", "utf-8")

@@ -48,6 +48,9 @@ def count_macs(model: nn.Module, run: Callable[[], object]) -> dict[str, int]:
     and bicubic interpolation at 16 taps a value), the taps of :mod:`mmsmlp.taps`, and attention fused for a CPU.
     Applying resize matrices to weights counts; building them does not, since that happens once per size.
 
+    Blocks are counted by their layers' own code (the hooks that tell the parts apart see to that): on maps larger than
+    the anchor :mod:`mmsmlp.fused` computes less than this.
+
     A model on the meta device, called with meta tensors, is counted without computing anything, as on a CPU.
 
     Args:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils import flop_counter
 
 _ONEDNN = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
 
@@ -58,3 +59,12 @@ def _suits_onednn(x: Tensor) -> bool:
 def _dense(matrix: Tensor) -> Tensor:
     # Other strides, such as those of a slice, would make oneDNN hundreds of times slower.
     return matrix if matrix.is_contiguous() or matrix.t().is_contiguous() else matrix.contiguous()
+
+
+def _linear_flop(x_shape, weight_shape, *_, out_shape=None, **__) -> int:
+    return 2 * torch.Size(x_shape).numel() * weight_shape[0]
+
+
+if _ONEDNN is not None and hasattr(flop_counter, "register_flop_formula"):  # not in torch 2.1
+    # So that PyTorch's own counter, which users may run over a network, sees these products.
+    flop_counter.register_flop_formula(_ONEDNN)(_linear_flop)

@@ -64,8 +64,8 @@ def test_the_public_names():
 
 # A module imports only from those before it.
 GROUPS = [
-    ["resize", "taps", "axis_mixing", "registry", "files"],
-    ["valid_area", "arch", "spach", "spach_files", "layers", "blocks", "checkpoint", "smlpnet"],
+    ["resize", "taps", "axis_mixing", "products", "registry", "files"],
+    ["valid_area", "arch", "spach", "spach_files", "layers", "fused", "blocks", "checkpoint", "smlpnet"],
     ["preprocessors.detection", "preprocessors.segmentation", "necks"],
     ["anchors", "optim", "flops"],
     ["coco", "filesets", "coins", "photos.photographs", "photos.patches", "photos.formats"],

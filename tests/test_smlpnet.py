@@ -331,7 +331,7 @@ def test_with_cp_gives_the_same_maps_gradients_and_statistics(kwargs, autocast):
 def test_with_cp_keeps_less_for_the_backward_pass(size):
     x = torch.randn(2, 3, *size)
     assert all(maps.requires_grad for maps in mini(with_cp=True)(x))
-    assert kept_for_backward(mini(with_cp=True), x) < 0.25 * kept_for_backward(mini(), x)
+    assert kept_for_backward(mini(with_cp=True), x) < 0.45 * kept_for_backward(mini(), x)
 
 
 def test_bf16_autocast_stays_close_to_float32():

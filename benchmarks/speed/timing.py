@@ -64,7 +64,7 @@ def measure(group: Group, settings: Settings, report: Callable[[Row], None] = la
                 first[row] = workers[row].run()
                 peaks[row].append(first[row].peak_mib)
             seconds = sum(sample.seconds for sample in first.values())
-            rounds = min(math.ceil(settings.repeats / settings.sessions), math.floor(settings.limit / seconds))
+            rounds = math.floor(min(math.ceil(settings.repeats / settings.sessions), settings.limit / seconds))
             if not rounds:
                 for row, sample in first.items():
                     samples[row].append(sample)
