@@ -47,8 +47,10 @@ def weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
     grad, x = grad.reshape(-1, grad.shape[-1]), x.reshape(-1, x.shape[-1])
     if not _suits_onednn(x):
         return grad.t() @ x
-    # The transposed product with x transposed in memory is the quickest of the four ways to ask for it.
-    return _ONEDNN(x.t().contiguous(), grad.t(), None, "none", [], "").t().contiguous()
+    # oneDNN takes one operand that is transposed in memory as it is, not two; the smaller one of the two is copied.
+    if x.shape[1] < grad.shape[1]:
+        return _ONEDNN(x.t().contiguous(), grad.t(), None, "none", [], "").t().contiguous()
+    return _ONEDNN(grad.t(), x.t(), None, "none", [], "")
 
 
 def _suits_onednn(x: Tensor) -> bool:

@@ -24,6 +24,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from mmsmlp.products import linear
 from speed import bars, plan, report, wholes
 from speed.backbones import BACKBONES
 from speed.matrix_peak import SIZES, matrix_peak
@@ -65,6 +66,8 @@ def _measure(args: argparse.Namespace, results: list[dict], path: Path) -> list[
         raise ValueError(f"cannot resume {path}, which is of {found}: leave --resume out to start anew")
     measured = {_key(row): row for row in results}
     peaks = {dtype: matrix_peak(dtype, args.device, args.peak_sizes) for dtype in plan.DTYPES}
+    if args.device == "cpu":  # what sMLPNet's blocks multiply by
+        where["onednn_gflops"] = matrix_peak("fp32", "cpu", args.peak_sizes, product=linear)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("", total=len(groups))

@@ -104,6 +104,8 @@ def _machine(rows: Sequence[dict]) -> str:
     rates = ", ".join(f"{rate:,.0f} GFLOPS {dtype}" for dtype, rate in sorted(peaks.items(), reverse=True))
     first = rows[0]
     threads = f", {first['threads']} threads" if first["device"] == "cpu" else ""
+    own = max(row.get("onednn_gflops", 0) for row in rows)
+    rates += f" by torch.mm; {own:,.0f} GFLOPS fp32 by oneDNN" if own else ""
     return f"{first['machine']}{threads}, torch {first['torch']}; matrix products reach {rates}"
 
 
