@@ -88,6 +88,7 @@ study: setup ## the study of positional interpolation (2 hours), resumable: work
 	$(PY) benchmarks/study --docs
 
 bench: setup ## time sMLPNet beside its peers (half an hour on 2 idle cores): work_dirs/bench, docs/performance.md
+	$(PY) benchmarks/axis_paths.py --method bounded
 	$(PY) benchmarks/speed --docs
 
 constraints: ## regenerate constraints/*.txt from setup.py (UPGRADE=1: take the newest versions)

@@ -52,9 +52,10 @@ class Rates:
     channel: float
 
 
-# Printed by `python benchmarks/axis_paths.py`; that of the GPU is an estimate for an H100, not yet measured.
+# Printed by `python benchmarks/axis_paths.py --method bounded`, a part of `make bench`; that of the GPU is an estimate
+# for an H100, not yet measured.
 RATES = {
-    "cpu": Rates(product=23, half_product=17, tap=180, conversion=600, channel=11),
+    "cpu": Rates(product=27, half_product=11, tap=240, conversion=240, channel=10),
     "cuda": Rates(product=0.04, half_product=0.005, tap=2, conversion=6, channel=0.04),
 }
 RATES["meta"] = RATES["cpu"]  # operations counted without computing are those of a CPU
