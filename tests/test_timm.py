@@ -1,6 +1,7 @@
 """sMLPNet in timm, tested as timm tests its models; TorchScript and torch.fx are not supported."""
 
 import copy
+import re
 from itertools import combinations
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from mmsmlp import SMLPNet
 from mmsmlp.resize import resize_axis_weight
 from mmsmlp.spach import convert_spach
 
+ROOT = Path(__file__).parents[1]
 NAMES = ("smlpnet_tiny", "smlpnet_small", "smlpnet_base")
 SIZES = [(64, 64), (61, 83), (33, 96)]
 EVERY_CHOICE = [choice for count in range(1, 5) for choice in combinations(range(4), count)]
@@ -44,6 +46,18 @@ def from_file(path: str, **kwargs):
 
 def same(first: dict, second: dict) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_the_pages_snippets_run(official_mirror):
+    official_mirror("small")
+    page = (ROOT / "docs" / "models.md").read_text("utf-8")
+    first, second = re.findall(r"```python\n(.+?)```", page, re.S)
+    names = {}
+    exec(first, names)
+    assert names["logits"].shape == (2, 10)
+    assert [m.shape[1:] for m in names["maps"]] == [(192, 25, 42), (384, 13, 21), (768, 7, 11)]
+    exec(second, names)
+    assert [m.shape[1:] for m in names["maps"]] == [(160, 25, 42), (320, 13, 21)]
 
 
 # Registration and default cfgs.
@@ -159,6 +173,8 @@ def test_resetting_the_classifier_keeps_precision_and_what_is_not_asked_for():
     assert torch.equal(model(x), features.amax((2, 3)))
     model.reset_classifier(0, "")
     assert torch.equal(model(x), features)
+    model.reset_classifier(3, "avg")
+    assert model(x).dtype == torch.float64
 
 
 # Features.
