@@ -41,7 +41,7 @@ class SMLPNetClassifier(nn.Module):
 
     def reset_classifier(self, num_classes: int) -> None:
         """Replace the linear layer by a new one; 0 classes leave it out."""
-        if not isinstance(num_classes, int) or num_classes < 0:
+        if not isinstance(num_classes, int) or isinstance(num_classes, bool) or num_classes < 0:
             raise ValueError(f"num_classes must be an int from 0 (no classifier) up, got {num_classes!r}")
         self.num_classes = num_classes
         layer = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
@@ -64,7 +64,7 @@ class SMLPNetClassifier(nn.Module):
 
 def create_model(
     arch: str | dict = "tiny",
-    pretrained: bool | str | Path = False,
+    pretrained: bool | str | Path | None = False,
     features_only: bool = False,
     num_classes: int | None = None,
     out_indices: int | Sequence[int] | None = None,
@@ -76,10 +76,11 @@ def create_model(
 
     Args:
         arch (str | dict): 'tiny', 'small', 'base', or a dict as :class:`~mmsmlp.SMLPNet` takes it. Defaults to 'tiny'.
-        pretrained (bool | str | Path): False: new weights. True: the official ImageNet weights, which exist for small
-            and base. Otherwise where to read: ``spach://smlp_b``, ``spach:///path/to/official.pth``, an address or file
-            that mmengine reads, or a file with a state dict; of a classifier, of any model with an sMLPNet as its
-            ``backbone``, or of the backbone alone. Files other than official ones may run code: trust their source.
+        pretrained (bool | str | Path | None): False or None: new weights. True: the official ImageNet weights, which
+            exist for small and base. Otherwise where to read: ``spach://smlp_b``, ``spach:///path/to/official.pth``, an
+            address or file that mmengine reads, or a file with a state dict; of a classifier, of any model with an
+            sMLPNet as its ``backbone``, or of the backbone alone. Files other than official ones may run code: trust
+            their source.
         features_only (bool): Whether to return the backbone, without a classifier. Defaults to False.
         num_classes (int, optional): Classes; 0 gives the pooled features. Defaults to those of the weights, else 1000.
             With another number than theirs the classifier starts anew.
@@ -110,14 +111,17 @@ def create_model(
         raise ValueError(f"out_indices={out_indices!r} are for features_only=True: a classifier uses the last map")
     if "init_cfg" in backbone:
         raise ValueError("init_cfg is for OpenMMLab's configs: name the weights by pretrained=...")
+    if not isinstance(pretrained, (bool, str, Path, type(None))) or pretrained == "":
+        given = "''" if pretrained == "" else f"a {type(pretrained).__name__}"
+        raise ValueError(f"pretrained must be True, False, or the path or address of weights, got {given}")
     weights, head = {}, {}
     if pretrained:
         source = _official(arch) if pretrained is True else str(pretrained)
         weights, head = _read(source)
-        img_size = img_size or recognise(weights).img_size
+        img_size = recognise(weights).img_size if img_size is None else img_size
     if out_indices is None:
         out_indices = (0, 1, 2, 3) if features_only else -1
-    net = SMLPNet(arch, img_size=img_size or 224, out_indices=out_indices, **backbone)
+    net = SMLPNet(arch, img_size=224 if img_size is None else img_size, out_indices=out_indices, **backbone)
     if weights:
         _load(net, weights, source)
     if features_only:

@@ -1,8 +1,9 @@
 """sMLPNet as models of timm: after ``import mmsmlp.timm``, ``timm.create_model('smlpnet_tiny')`` makes one.
 
 timm has no entry points for other packages' models, so the import is what registers them; ``import mmsmlp`` alone does
-not touch timm. Names, arguments and methods follow timm's conventions, at any input size. Not supported are TorchScript
-and, of timm's ways to extract features, ``feature_cls`` 'list', 'dict' and 'fx'; 'getter' (the default) and 'hook' are.
+not touch timm. Names, arguments and methods follow timm's conventions, at any input size. Not supported are
+``torch.jit.script`` and, of timm's ways to extract features, ``feature_cls`` 'list', 'dict' and 'fx'; 'getter' (the
+default) and 'hook' are.
 """
 
 from __future__ import annotations

@@ -150,8 +150,8 @@ def test_true_takes_the_official_weights(official_mirror, arch):
 
 
 def test_options_of_the_backbone_pass_through():
-    net = mini(features_only=True, interpolation="bounded", in_channels=1, frozen_stages=1, with_cp=True)
-    assert net.interpolation == "bounded"
+    net = mini(features_only=True, interpolation="exact", in_channels=1, frozen_stages=1, with_cp=True)
+    assert net.interpolation == "exact"
     assert not net.downsample_layers[0].weight.requires_grad
     assert net.downsample_layers[0].in_channels == 1
 
@@ -175,6 +175,11 @@ def test_where_there_are_no_official_weights_the_alternatives_are_named(arch):
         ({"features_only": True, "num_classes": 5}, "has no classes: leave out num_classes=5"),
         ({"out_indices": (1, 2)}, r"out_indices=\(1, 2\) are for features_only=True"),
         ({"num_classes": -1}, "num_classes must be an int from 0"),
+        ({"num_classes": True}, "num_classes must be an int from 0.*got True"),
+        ({"img_size": 0}, "img_size must be a positive int.*got 0"),
+        ({"pretrained": ""}, "pretrained must be True, False, or the path or address of weights, got ''"),
+        ({"pretrained": {"stem": 1}}, "pretrained must be True, False, or the path.*got a dict"),
+        ({"pretrained": "spach://smlp_x"}, "unknown official weights 'spach://smlp_x': spach://smlp_b, "),
         ({"init_cfg": {"type": "Pretrained"}}, "name the weights by pretrained="),
         ({"arch": "huge"}, "unknown arch 'huge'"),
     ],
@@ -202,6 +207,18 @@ def test_a_file_without_an_smlpnet_is_refused(tmp_path):
     torch.save({"conv1.weight": torch.zeros(1)}, tmp_path / "x.pth")
     with pytest.raises(ValueError, match="no sMLPNet in it, .*conv1.weight"):
         create_model(MINI, tmp_path / "x.pth")
+
+
+def test_an_official_file_without_its_scheme_is_refused_with_the_remedy(golden_group, tmp_path):
+    torch.save({"model": golden_group("state_dict/")}, tmp_path / "x.pth")
+    with pytest.raises(ValueError, match="x.pth: .*official files are read as spach://PATH"):
+        create_model(MINI, tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize("scheme", ["", "spach://"])
+def test_a_file_that_is_not_there_is_named(tmp_path, scheme):
+    with pytest.raises(FileNotFoundError, match="nowhere.pth"):
+        create_model(MINI, f"{scheme}{tmp_path / 'nowhere.pth'}")
 
 
 def test_it_is_a_public_name():

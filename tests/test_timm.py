@@ -1,7 +1,10 @@
-"""sMLPNet in timm, tested as timm tests its models; TorchScript and torch.fx are not supported."""
+"""sMLPNet in timm, tested as timm tests its models; torch.jit.script and torch.fx are not supported."""
 
 import copy
 import re
+import shlex
+import subprocess
+import sys
 from itertools import combinations
 from pathlib import Path
 
@@ -22,6 +25,7 @@ from mmsmlp.spach import convert_spach
 
 ROOT = Path(__file__).parents[1]
 NAMES = ("smlpnet_tiny", "smlpnet_small", "smlpnet_base")
+TORCH = tuple(map(int, torch.__version__.split(".")[:2]))
 SIZES = [(64, 64), (61, 83), (33, 96)]
 EVERY_CHOICE = [choice for count in range(1, 5) for choice in combinations(range(4), count)]
 
@@ -58,6 +62,21 @@ def test_the_pages_snippets_run(official_mirror):
     assert [m.shape[1:] for m in names["maps"]] == [(192, 25, 42), (384, 13, 21), (768, 7, 11)]
     exec(second, names)
     assert [m.shape[1:] for m in names["maps"]] == [(160, 25, 42), (320, 13, 21)]
+
+
+def test_a_script_started_by_the_pages_command_knows_the_models(tmp_path):
+    (command,) = re.findall(r"```bash\n(python .+)", (ROOT / "docs" / "models.md").read_text("utf-8"))
+    script = tmp_path / "train.py"
+    script.write_text("import sys, timm; print(sys.argv, timm.is_model(sys.argv[-1]), __name__)")
+    arguments = [sys.executable, *shlex.split(command)[1:]]
+    result = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "['train.py', 'DATA', '--model', 'smlpnet_tiny'] True __main__"
+
+
+def test_without_timm_the_import_names_the_remedy():
+    code = "import sys, mmsmlp; sys.modules['timm'] = None; import mmsmlp.timm"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert re.search(r"ImportError: mmsmlp.timm needs timm .*pip install timm", result.stderr.splitlines()[-1])
 
 
 # Registration and default cfgs.
@@ -127,10 +146,37 @@ def test_outputs_equal_those_of_mmpretrains_classifier(golden_group, size, relat
     assert relative_error(ours.eval()(x), theirs.eval()(x)) < 1e-6
 
 
+def test_without_classifier_and_pooling_the_output_is_the_map():
+    assert mini(num_classes=0, global_pool="").eval()(torch.randn(1, 3, 61, 83)).shape == (1, 64, 2, 3)
+
+
+def test_channels_last_changes_no_output(relative_error):
+    model, x = mini().eval(), torch.randn(2, 3, 61, 83)
+    wanted = model(x)
+    model.to(memory_format=torch.channels_last)
+    assert relative_error(model(x.to(memory_format=torch.channels_last)), wanted) < 1e-6
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_tracing_at_a_size_changes_no_output(size):
+    model, x = mini().eval(), torch.randn(2, 3, *size)
+    wanted = model(x)  # makes the matrices of the size, which tracing would find made in its first run only
+    assert torch.equal(torch.jit.trace(model, x)(x), wanted)
+
+
+@pytest.mark.skipif(TORCH < (2, 2), reason="torch.compile is tested with torch 2.11")
+@pytest.mark.parametrize("size", SIZES)
+def test_torch_compile_traces_the_whole_model_at_a_size(size):
+    torch._dynamo.reset()
+    model, x = mini().eval(), torch.randn(2, 3, *size)
+    compiled = torch.compile(model, fullgraph=True, dynamic=False, backend="eager")
+    assert torch.equal(compiled(x), model(x))
+
+
 def test_precision_and_options_of_the_backbone_pass_through():
-    model = mini(dtype=torch.float64, interpolation="bounded", in_chans=1)
+    model = mini(dtype=torch.float64, interpolation="exact", in_chans=1)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float64}
-    assert model.backbone.interpolation == "bounded"
+    assert model.backbone.interpolation == "exact"
     assert model(torch.randn(2, 1, 64, 64, dtype=torch.float64)).dtype == torch.float64
 
 
@@ -314,6 +360,14 @@ def test_official_weights_adapt_to_other_channels_and_classes(mini_file, golden_
     stem = golden_group("state_dict/")["to_patch_embedding.0.0.weight"]
     torch.testing.assert_close(model.backbone.downsample_layers[0].weight.data, stem.sum(1, keepdim=True).float())
     assert model.get_classifier().out_features == 5
+
+
+def test_an_unknown_number_of_classes_starts_the_classifier_anew(mini_file, golden_group):
+    """What the option --pretrained-path of timm's scripts asks for."""
+    model = mini(pretrained=True, num_classes=10, pretrained_cfg_overlay={"file": mini_file, "num_classes": -1})
+    weights = convert_spach(golden_group("state_dict/"))
+    assert torch.equal(model.backbone.norm3.weight, weights["backbone.norm3.weight"])
+    assert not torch.equal(model.head.fc.weight, weights["head.fc.weight"])
 
 
 def test_official_weights_load_into_a_feature_extractor(mini_file, golden, relative_error):
