@@ -129,10 +129,14 @@ class TimmSMLPNet(nn.Module):
         maps = []
         for i in range(highest + 1 if stop_early else stages):
             x = self.backbone.stages[i](self.backbone.downsample_layers[i](x))
-            last = getattr(self.backbone, f"norm{i}", nn.Identity())
             if i in take:
-                maps.append((last(x) if norm else x).contiguous())
-        return maps if intermediates_only else (last(x).contiguous(), maps)
+                maps.append(x.contiguous())
+        normed = norm and i in take
+        if normed or not intermediates_only:  # once, for its running statistics
+            x = getattr(self.backbone, f"norm{i}", nn.Identity())(x).contiguous()
+        if normed:
+            maps[-1] = x
+        return maps if intermediates_only else (x, maps)
 
     def prune_intermediate_layers(
         self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True

@@ -267,6 +267,14 @@ def test_intermediates_are_chosen_by_indices(full, indices, norm):
     assert stopped.shape == raw[max(i % 4 for i in chosen)].shape
 
 
+@pytest.mark.parametrize("norm", [False, True])
+def test_intermediates_update_running_statistics_once(full, norm):
+    models = [copy.deepcopy(full[0]).train() for _ in range(2)]
+    models[0](full[1])
+    models[1].forward_intermediates(full[1], norm=norm)
+    assert same(models[0].state_dict(), models[1].state_dict())
+
+
 def test_another_output_format_is_refused(full):
     with pytest.raises(ValueError, match="output_fmt must be 'NCHW', got 'NHWC'"):
         full[0].forward_intermediates(full[1], output_fmt="NHWC")
