@@ -56,6 +56,8 @@ setup(
         "openmmlab": OPENMMLAB,
         # the coins and photograph data sets, the sweep's table and the pictures
         "demo": ["matplotlib", "pycocotools", "rich", "scikit-image"],
-        "dev": ["hypothesis", "packaging", "pytest", "ruff"],
+        "dev": ["hypothesis", "packaging", "pytest", "ruff", "timm>=1.0.20"],
+        # import mmsmlp.timm
+        "timm": ["timm>=1.0.20"],
     },
 )

@@ -13,6 +13,7 @@ except ModuleNotFoundError as error:
     ) from None
 
 from mmsmlp.layers import SparseMLP
+from mmsmlp.models import create_model
 from mmsmlp.smlpnet import SMLPNet
 
-__all__ = ["SMLPNet", "SparseMLP", "__version__"]
+__all__ = ["SMLPNet", "SparseMLP", "__version__", "create_model"]

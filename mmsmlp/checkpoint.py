@@ -116,7 +116,7 @@ def read_checkpoint(name: str | Path) -> dict:
         name (str | Path): A file, or an address that mmengine knows, ``spach://…`` for example.
 
     Returns:
-        dict: Its content, with a ``state_dict``.
+        dict: Its content, with a ``state_dict``; a file with nothing but tensors is taken for one.
 
     Raises:
         ValueError: In one line, if it cannot be read, or holds no state dict.
@@ -129,6 +129,8 @@ def read_checkpoint(name: str | Path) -> dict:
     except Exception as error:  # of many types, by where the file is broken
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise ValueError(f"{name}: damaged, or no checkpoint ({reason})") from None
+    if isinstance(content, dict) and content and all(isinstance(value, Tensor) for value in content.values()):
+        content = {"state_dict": content}  # what torch.save(model.state_dict()) writes
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), Mapping):
         found = some(map(str, content)) if isinstance(content, dict) else f"a {type(content).__name__}"
         raise ValueError(

@@ -55,7 +55,8 @@ def load_from_spach(filename: str, map_location=None) -> dict:
     """
     target = filename.removeprefix(SCHEME)
     if target in RELEASED:
-        path, remedy = _downloaded(target), f"Delete {_cached(target)}, and it is downloaded again"
+        path = released_file(target)
+        remedy = f"Delete {path}, and it is downloaded again"
     elif "/" in target or target.endswith(".pth"):
         path, remedy = Path(target).expanduser(), "Take the file as it was released"
         if not path.is_file():
@@ -154,9 +155,21 @@ def download(url: str, path: Path, arch: str | None = None) -> None:
     print_log(f"downloaded {url} to {path}", logger="current")
 
 
-def _downloaded(name: str) -> Path:
-    """The cached file of a release name, downloaded by one process of each machine; all of them fail if one does."""
-    path = _cached(name)
+def released_file(name: str, folder: str | Path | None = None) -> Path:
+    """Find the file of a release name, downloaded once, by one process of each machine; all of them fail if one does.
+
+    Args:
+        name (str): A key of ``RELEASED``.
+        folder (str | Path, optional): Where files are kept. Defaults to the checkpoints of :func:`torch.hub.get_dir`.
+
+    Returns:
+        Path: The file.
+
+    Raises:
+        OSError: If it cannot be downloaded.
+        ValueError: If what arrives is not the official model.
+    """
+    path = Path(folder or Path(torch.hub.get_dir()) / "checkpoints") / f"{name}.pth"
     rank, world_size = get_dist_info()
     # As torchrun, Slurm and MPI launchers of mmengine set it.
     local_rank = int(os.environ.get("LOCAL_RANK", rank)) if world_size > 1 else 0
@@ -171,10 +184,6 @@ def _downloaded(name: str) -> Path:
     if failed:
         raise failed[0]
     return path
-
-
-def _cached(name: str) -> Path:
-    return Path(torch.hub.get_dir()) / "checkpoints" / f"{name}.pth"
 
 
 def _release_url() -> str:

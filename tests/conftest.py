@@ -1,5 +1,6 @@
-"""Shared fixtures: seeds, and the golden outputs of the official model (see tests/data/README.md)."""
+"""Shared fixtures: seeds, the golden outputs of the official model (see tests/data/README.md), files like it."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,18 @@ import torch
 
 DATA = Path(__file__).parent / "data"
 MINI = {"embed_dims": 8, "depths": (1, 1, 2, 1)}  # the arch of the golden data, at 64 pixels
+OFFICIAL = json.loads((DATA / "official_keys.json").read_text())
+
+
+def weights_like_official(arch: str) -> dict[str, torch.Tensor]:
+    """Official names and shapes; the tensors share one storage, at different places, to keep the file small."""
+    noise = torch.rand(2_600_000) * 0.1
+    weights = {}
+    for number, (key, shape) in enumerate(OFFICIAL[arch]["keys"].items()):
+        count = torch.Size(shape).numel()
+        start = number * 997 % (len(noise) - count)
+        weights[key] = noise[start : start + count].view(shape) if shape else torch.tensor(number)
+    return weights
 
 
 @pytest.fixture(autouse=True)
@@ -43,3 +56,19 @@ def relative_error():
         return ((a - b).abs().max() / b.abs().max()).item()
 
     return error
+
+
+@pytest.fixture
+def official_mirror(tmp_path, monkeypatch):
+    """An empty cache, and a folder as the release's mirror. Returns a function: put a file there, give its weights."""
+    monkeypatch.setenv("MMSMLP_SPACH_URL", tmp_path.as_uri())
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+
+    def publish(arch: str) -> dict[str, torch.Tensor]:
+        weights = weights_like_official(arch)
+        torch.save({"model": weights}, tmp_path / f"smlp_{arch[0]}.pth")
+        return weights
+
+    yield publish
+    for path in tmp_path.rglob("smlp_*.pth"):
+        path.unlink()

@@ -24,7 +24,8 @@ def run_python(code: str, *options: str) -> subprocess.CompletedProcess:
     ids=["import", "registry"],
 )
 def test_importing_loads_torch_and_mmengine_only(statement):
-    code = f"import sys; {statement}; print([m for m in {TOOLBOXES + ('skimage', 'matplotlib')} if m in sys.modules])"
+    others = (*TOOLBOXES, "timm", "skimage", "matplotlib")
+    code = f"import sys; {statement}; print([m for m in {others} if m in sys.modules])"
     result = run_python(code)
     # matplotlib is loaded by mmengine itself (its visualiser), nothing else of ours may be
     assert result.stdout.strip() in ("[]", "['matplotlib']"), result.stderr
@@ -58,7 +59,7 @@ def test_without_mmengine_one_line_names_the_extras(tmp_path):
 
 
 def test_the_public_names():
-    assert set(mmsmlp.__all__) == {"SMLPNet", "SparseMLP", "__version__"}
+    assert set(mmsmlp.__all__) == {"SMLPNet", "SparseMLP", "__version__", "create_model"}
     assert re.fullmatch(r"\d+\.\d+\.\d+", mmsmlp.__version__)
 
 
@@ -66,6 +67,7 @@ def test_the_public_names():
 GROUPS = [
     ["resize", "taps", "axis_mixing", "products", "registry", "files"],
     ["valid_area", "arch", "spach", "spach_files", "layers", "fused", "blocks", "checkpoint", "smlpnet"],
+    ["models", "timm"],
     ["preprocessors.detection", "preprocessors.segmentation", "necks"],
     ["anchors", "optim", "flops"],
     ["coco", "filesets", "coins", "photos.photographs", "photos.patches", "photos.formats"],

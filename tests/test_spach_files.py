@@ -3,7 +3,6 @@
 import argparse
 import hashlib
 import io
-import json
 import os
 import pickle
 import re
@@ -17,7 +16,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import DATA, MINI
+from conftest import MINI, OFFICIAL, weights_like_official
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import load_checkpoint
@@ -28,18 +27,6 @@ from mmsmlp.spach import convert_spach
 from mmsmlp.spach_files import load_from_spach, read_official
 
 ROOT = Path(__file__).parents[1]
-OFFICIAL = json.loads((DATA / "official_keys.json").read_text())
-
-
-def weights_like_official(arch: str) -> dict[str, torch.Tensor]:
-    """Official names and shapes; the tensors share one storage, at different places, to keep the file small."""
-    noise = torch.rand(2_600_000) * 0.1
-    weights = {}
-    for number, (key, shape) in enumerate(OFFICIAL[arch]["keys"].items()):
-        count = torch.Size(shape).numel()
-        start = number * 997 % (len(noise) - count)
-        weights[key] = noise[start : start + count].view(shape) if shape else torch.tensor(number)
-    return weights
 
 
 @pytest.fixture(scope="module")
