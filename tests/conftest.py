@@ -1,13 +1,40 @@
-"""Shared fixtures: seeds, and the golden outputs of the official model (see tests/data/README.md)."""
+"""Shared by all tests: seeds, the golden outputs of the official model (see tests/data/README.md), `needs_torch`."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from packaging.version import Version
 
 DATA = Path(__file__).parent / "data"
 MINI = {"embed_dims": 8, "depths": (1, 1, 2, 1)}  # the arch of the golden data, at 64 pixels
+
+TORCH = Version(Version(torch.__version__).base_version)
+_too_old = pytest.StashKey[dict[str, str]]()  # of the configuration: file::function -> what it needs and why
+
+
+def pytest_configure(config):
+    config.stash[_too_old] = {}
+
+
+def pytest_collection_modifyitems(config, items):
+    """Skips what is marked ``@pytest.mark.needs_torch("2.11", reason="...")`` where torch is older."""
+    for item in items:
+        for marker in item.iter_markers("needs_torch"):
+            (version,), reason = marker.args, marker.kwargs["reason"]
+            if TORCH < Version(version):
+                why = f"needs torch {version}: {reason}"
+                item.add_marker(pytest.mark.skip(reason=why))
+                config.stash[_too_old][f"{item.path.name}::{item.originalname}"] = why
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """Names each test function that this torch is too old for once; docs/testing.md holds the same list."""
+    if too_old := config.stash[_too_old]:
+        terminalreporter.section(f"{len(too_old)} test functions need a newer torch than {TORCH}")
+        for name, why in sorted(too_old.items()):
+            terminalreporter.line(f"{name} {why}")
 
 
 @pytest.fixture(autouse=True)
