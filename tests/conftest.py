@@ -23,7 +23,7 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         for marker in item.iter_markers("needs_torch"):
             (version,), reason = marker.args, marker.kwargs["reason"]
-            if TORCH < Version(version):
+            if Version(version) > TORCH:
                 why = f"needs torch {version}: {reason}"
                 item.add_marker(pytest.mark.skip(reason=why))
                 config.stash[_too_old][f"{item.path.name}::{item.originalname}"] = why
@@ -32,7 +32,7 @@ def pytest_collection_modifyitems(config, items):
 def pytest_terminal_summary(terminalreporter, config):
     """Names each test function that this torch is too old for once; docs/testing.md holds the same list."""
     if too_old := config.stash[_too_old]:
-        terminalreporter.section(f"{len(too_old)} test functions need a newer torch than {TORCH}")
+        terminalreporter.section(f"{len(too_old)} test function(s) need a newer torch than {TORCH}")
         for name, why in sorted(too_old.items()):
             terminalreporter.line(f"{name} {why}")
 
