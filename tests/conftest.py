@@ -1,5 +1,6 @@
 """Shared by all tests: seeds, the golden outputs of the official model (see tests/data/README.md), `needs_torch`."""
 
+import importlib.metadata
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 from packaging.version import Version
 
+STACK = "openmmlab" if any(importlib.metadata.distributions(name="openmim")) else "onedl"  # as the Makefile names it
 DATA = Path(__file__).parent / "data"
 MINI = {"embed_dims": 8, "depths": (1, 1, 2, 1)}  # the arch of the golden data, at 64 pixels
 
