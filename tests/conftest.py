@@ -13,7 +13,7 @@ DATA = Path(__file__).parent / "data"
 MINI = {"embed_dims": 8, "depths": (1, 1, 2, 1)}  # the arch of the golden data, at 64 pixels
 
 TORCH = Version(Version(torch.__version__).base_version)
-_too_old = pytest.StashKey[dict[str, str]]()  # of the configuration: file::function -> what it needs and why
+_too_old = pytest.StashKey[dict[tuple[str, str], set[str]]]()  # of the configuration: (file, need) -> test functions
 
 
 def pytest_configure(config):
@@ -26,17 +26,17 @@ def pytest_collection_modifyitems(config, items):
         for marker in item.iter_markers("needs_torch"):
             (version,), reason = marker.args, marker.kwargs["reason"]
             if Version(version) > TORCH:
-                why = f"needs torch {version}: {reason}"
-                item.add_marker(pytest.mark.skip(reason=why))
-                config.stash[_too_old][f"{item.path.name}::{item.originalname}"] = why
+                need = f"needs torch {version}: {reason}"
+                item.add_marker(pytest.mark.skip(reason=need))
+                config.stash[_too_old].setdefault((item.path.name, need), set()).add(item.originalname)
 
 
 def pytest_terminal_summary(terminalreporter, config):
-    """Names each test function that this torch is too old for once; docs/testing.md holds the same list."""
+    """Lists each need that this torch does not meet once, with its tests; docs/testing.md holds the same list."""
     if too_old := config.stash[_too_old]:
-        terminalreporter.section(f"{len(too_old)} test function(s) need a newer torch than {TORCH}")
-        for name, why in sorted(too_old.items()):
-            terminalreporter.line(f"{name} {why}")
+        terminalreporter.section(f"skipped with torch {TORCH}: {len(too_old)}, see docs/testing.md")
+        for (file, need), names in sorted(too_old.items()):
+            terminalreporter.line(f"{file} {need} ({', '.join(sorted(names))})")
 
 
 @pytest.fixture(autouse=True)
