@@ -25,11 +25,6 @@ DEMO_DIR := work_dirs/demo
 PICTURES := docs/images
 SWEEP := --zoom 0.5 0.75 1 1.5 2 --extent 1 2 3 4 --interpolation exact bounded scaled naive
 
-# With the upstream set only what needs no mmcv is tested for now; its full support is an issue of its own.
-TESTS := $(if $(filter openmmlab,$(STACK)),tests/test_resize.py tests/test_layers.py \
-	tests/test_smlpnet.py tests/test_checkpoint.py tests/test_spach.py tests/test_anchors.py \
-	tests/test_valid_area.py)
-
 # Any Python that runs can start the set-up, which then looks for the one that suits the stack.
 setup-env = for python in $(PYTHON) python3 python3.12 python3.11 python3.10; do \
 	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 8))' 2>/dev/null && exec "$$python" tools/setup_env $(1); \
@@ -45,11 +40,11 @@ setup: ## make the virtual environment, with mmcv's operators; nothing to do the
 	@$(call setup-env,--stack $(STACK) $(if $(PYTHON),--python $(PYTHON)))
 
 test: setup ## run the tests (at most 15 minutes on 2 cores) and the linter
-	$(PY) -m pytest -m "not slow" $(TESTS)
+	$(PY) -m pytest -m "not slow"
 	$(BIN)/ruff check
 
 test-all: setup ## run every test, the slow ones too (at most 90 minutes), and the linter
-	$(PY) -m pytest $(TESTS)
+	$(PY) -m pytest
 	$(BIN)/ruff check
 
 lint: setup ## run the linter

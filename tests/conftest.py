@@ -1,12 +1,15 @@
-"""Shared fixtures: seeds, the golden outputs of the official model (see tests/data/README.md), files like it."""
+"""Shared: seeds, golden outputs of the official model (see tests/data/README.md), files like its, `needs_torch`."""
 
+import importlib.metadata
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from packaging.version import Version
 
+STACK = "openmmlab" if any(importlib.metadata.distributions(name="openmim")) else "onedl"  # as the Makefile names it
 DATA = Path(__file__).parent / "data"
 MINI = {"embed_dims": 8, "depths": (1, 1, 2, 1)}  # the arch of the golden data, at 64 pixels
 OFFICIAL = json.loads((DATA / "official_keys.json").read_text())
@@ -21,6 +24,32 @@ def weights_like_official(arch: str) -> dict[str, torch.Tensor]:
         start = number * 997 % (len(noise) - count)
         weights[key] = noise[start : start + count].view(shape) if shape else torch.tensor(number)
     return weights
+
+TORCH = Version(Version(torch.__version__).base_version)
+_too_old = pytest.StashKey[dict[tuple[str, str], set[str]]]()  # of the configuration: (file, need) -> test functions
+
+
+def pytest_configure(config):
+    config.stash[_too_old] = {}
+
+
+def pytest_collection_modifyitems(config, items):
+    """Skips what is marked ``@pytest.mark.needs_torch("2.11", reason="...")`` where torch is older."""
+    for item in items:
+        for marker in item.iter_markers("needs_torch"):
+            (version,), reason = marker.args, marker.kwargs["reason"]
+            if Version(version) > TORCH:
+                need = f"needs torch {version}: {reason}"
+                item.add_marker(pytest.mark.skip(reason=need))
+                config.stash[_too_old].setdefault((item.path.name, need), set()).add(item.originalname)
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """Lists each need that this torch does not meet once, with its tests; docs/testing.md holds the same list."""
+    if too_old := config.stash[_too_old]:
+        terminalreporter.section(f"skipped with torch {TORCH}: {len(too_old)}, see docs/testing.md")
+        for (file, need), names in sorted(too_old.items()):
+            terminalreporter.line(f"{file} {need} ({', '.join(sorted(names))})")
 
 
 @pytest.fixture(autouse=True)

@@ -5,6 +5,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from conftest import STACK
 
 ROOT = Path(__file__).parents[1]
 DEMOS = {"": ("bbox_mAP", "bbox_mAP_50", "segm_mAP"), "-segmentation": ("mIoU", "aAcc"), "-classification": ("top1",)}
@@ -14,7 +15,8 @@ DEMOS = {"": ("bbox_mAP", "bbox_mAP_50", "segm_mAP"), "-segmentation": ("mIoU", 
 def demos(tmp_path_factory) -> Path:
     """A folder that holds those of the three demos, and their pictures."""
     folder = tmp_path_factory.mktemp("demos")
-    subprocess.run(["make", "demos", f"DEMO_DIR={folder}/demo", f"PICTURES={folder}"], cwd=ROOT, check=True)
+    variables = [f"STACK={STACK}", f"DEMO_DIR={folder}/demo", f"PICTURES={folder}"]
+    subprocess.run(["make", "demos", *variables], cwd=ROOT, check=True)
     return folder
 
 

@@ -17,7 +17,6 @@ from mmsmlp import SMLPNet
 from mmsmlp.resize import METHODS
 from mmsmlp.spach import convert_spach
 
-TORCH = tuple(map(int, torch.__version__.split(".")[:2]))
 OFFICIAL = json.loads((DATA / "official_keys.json").read_text())
 
 
@@ -190,9 +189,7 @@ def test_tracing_works(size):
         torch.testing.assert_close(a, b)
 
 
-@pytest.mark.skipif(
-    TORCH < (2, 2), reason="torch.export of torch 2.1 cannot trace functools.lru_cache; tested with torch 2.11"
-)
+@pytest.mark.needs_torch("2.11", reason="torch.export of 2.1 traces no functools.lru_cache")
 def test_exporting_leaves_no_fake_tensors_behind():
     net = mini().eval()
     x = torch.randn(1, 3, 148, 148)  # a size that no other test uses: nothing about it is cached yet
@@ -396,7 +393,7 @@ def test_layers_that_are_not_built_do_not_count():
     assert mini(out_indices=(1,)).get_layer_depth("stages.1.0.local.conv.weight") == (2, 4)
 
 
-@pytest.mark.skipif(TORCH < (2, 2), reason="torch.compile is tested with torch 2.11")
+@pytest.mark.needs_torch("2.11", reason="a whole graph of torch.compile holds no hasattr of a tensor in 2.1")
 @pytest.mark.parametrize(
     ("size", "kwargs"), [((64, 64), {"drop_path_rate": 0.3}), ((90, 48), {}), ((90, 48), {"interpolation": "scaled"})]
 )
@@ -414,7 +411,7 @@ def test_tracing_by_torch_compile_has_no_graph_breaks(size, kwargs):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(TORCH < (2, 2), reason="torch.compile is tested with torch 2.11")
+@pytest.mark.needs_torch("2.11", reason="a whole graph of torch.compile holds no hasattr of a tensor in 2.1")
 @pytest.mark.parametrize("size", [(32, 32), (45, 24)])
 def test_a_compiled_network_gives_the_same_maps_gradients_and_statistics(size):
     torch._dynamo.reset()

@@ -309,6 +309,8 @@ def test_the_docs_have_every_table_filled(name):
 
 @pytest.mark.slow
 def test_a_quick_study_runs_from_training_to_pictures_and_is_not_repeated(tmp_path):
+    for data in ("coins", "photos"):  # as `make study` does; nothing to do where they are
+        run_study([sys.executable, f"tools/make_{data}.py", f"data/{data}"])
     out = tmp_path / "study"
     command = [sys.executable, str(ROOT / "benchmarks/study"), "--quick", "--seeds", "0", "--out", str(out)]
     run_study(command)
