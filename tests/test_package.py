@@ -69,6 +69,7 @@ GROUPS = [
     ["preprocessors.detection", "preprocessors.segmentation", "necks"],
     ["anchors", "optim", "flops"],
     ["coco", "filesets", "coins", "photos.photographs", "photos.patches", "photos.formats"],
+    ["running", "testing", "inference"],
     ["scenes", "tasks", "sweep", "plots"],
 ]
 ORDER = sum(GROUPS, [])

@@ -1,0 +1,189 @@
+"""mim with this package installed from a wheel and in editable mode, in environments of their own, by real processes."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from mmengine.config import Config
+
+from mmsmlp.photos import write_patches
+
+ROOT = Path(__file__).parents[1]
+NAME = "smlpnet-mini_photos.py"
+SHORT = ["train_cfg.max_iters=1", "train_cfg.val_interval=1", "default_hooks.checkpoint.interval=1"]
+PARTS = ("mmsmlp", "configs", "tools", "setup.py", "pyproject.toml", "README.md", "LICENSE", "model-index.yml")
+INSTALLATIONS = ["wheel", "editable"]
+
+
+def call(*command, cwd: Path, fails: bool = False) -> str:
+    env = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    env |= {"OMP_NUM_THREADS": "1", "PAGER": "cat", "COLUMNS": "200"}
+    result = subprocess.run(list(map(str, command)), cwd=cwd, env=env, capture_output=True, text=True, check=False)
+    assert (result.returncode != 0) == fails, (result.stdout + result.stderr)[-3000:]
+    return result.stdout + result.stderr
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory) -> Path:
+    """A copy of what is installed, without the folders of this checkout that hold anything else."""
+    folder = tmp_path_factory.mktemp("clone") / "mmsmlp-clone"
+    folder.mkdir()
+    for part in PARTS:
+        if (ROOT / part).is_dir():
+            shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(ROOT / part, folder)
+    return folder
+
+
+def pip(*arguments, cwd: Path) -> None:
+    """No index: what it would have to look for there is a failure."""
+    call(sys.executable, "-m", "pip", "--disable-pip-version-check", *arguments, "--no-index", "--no-deps", cwd=cwd)
+
+
+@pytest.fixture(scope="module")
+def wheel(checkout, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("wheel")
+    pip("wheel", "--no-build-isolation", "-w", out, checkout, cwd=out)
+    return next(out.glob("*.whl"))
+
+
+@pytest.fixture(scope="module", params=INSTALLATIONS)
+def environment(request, tmp_path_factory) -> tuple[str, Path]:
+    """How this package is installed, and the Python of an environment that borrows all the others from ours."""
+    folder = tmp_path_factory.mktemp(request.param) / "venv"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+    python = folder / "bin/python"
+    # By a .pth file our packages come after the environment's own; their own .pth files are not read.
+    own = next((folder / "lib").glob("python*/site-packages"))
+    borrowed = Path(torch.__file__).parents[1]
+    (own / "borrowed.pth").write_text(f"{borrowed}\n")
+    if request.param == "wheel":
+        pip("--python", python, "install", request.getfixturevalue("wheel"), cwd=folder)
+    else:
+        options = ["--no-build-isolation", "--config-settings", "editable_mode=compat"]
+        pip("--python", python, "install", *options, "-e", request.getfixturevalue("checkout"), cwd=folder)
+    return request.param, python
+
+
+@pytest.fixture(scope="module")
+def user(environment, checkout, tmp_path_factory) -> Path:
+    """The folder in which a user stands: the clone where it is installed in editable mode, else any."""
+    folder = checkout if environment[0] == "editable" else tmp_path_factory.mktemp("user")
+    write_patches(folder / "data/photos")
+    return folder
+
+
+def mim(environment, user: Path, *arguments, fails: bool = False) -> str:
+    return call(environment[1], "-m", "mim", *arguments, cwd=user, fails=fails)
+
+
+@pytest.mark.slow
+def test_this_package_is_the_installed_one(environment, user):
+    where = call(environment[1], "-c", "import mmsmlp; print(mmsmlp.__file__)", cwd=user.parent)
+    wanted = user if environment[0] == "editable" else environment[1].parents[1]
+    assert Path(where.strip()).is_relative_to(wanted)
+
+
+@pytest.mark.slow
+def test_train_by_name_twice_then_test_by_name(environment, user):
+    for _ in range(2):  # the second time a work directory holds a copy of the config
+        output = mim(environment, user, "train", "mmsmlp", NAME, "--cfg-options", *SHORT)
+        assert "Training finished successfully" in output
+    work = user / "work_dirs" / Path(NAME).stem
+    assert (work / "iter_1.pth").is_file()
+    tested = mim(environment, user, "test", "mmsmlp", NAME, "--checkpoint", work / "iter_1.pth", "--tta")
+    assert "accuracy/top1" in tested
+
+
+@pytest.mark.slow
+def test_train_by_path_whatever_copies_there_are(environment, user):
+    config = ROOT / "configs/demo" / NAME
+    (user / "work_dirs/other").mkdir(parents=True, exist_ok=True)
+    copy = shutil.copy(config, user / "work_dirs/other")  # as the toolboxes' own scripts leave it
+    try:
+        mim(environment, user, "train", "mmsmlp", config, "--work-dir", "work_dirs/path", "--cfg-options", *SHORT)
+        mim(environment, user, "train", "mmpretrain", config, "--work-dir", user.parent / "o", "--cfg-options", *SHORT)
+        if environment[0] == "editable":  # onedl-mim searches the whole checkout
+            assert "multiple config files" in mim(environment, user, "train", "mmsmlp", NAME, fails=True)
+    finally:
+        Path(copy).unlink()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["get_flops", "train", "test", "sweep", "image_demo", "convert_spach"])
+def test_run_finds_every_tool(environment, user, command):
+    assert "usage: " in mim(environment, user, "run", "mmsmlp", command, "--help")
+
+
+@pytest.mark.slow
+def test_search_lists_the_models_with_their_fields(environment, user):
+    mim(environment, user, "search", "mmsmlp", "--json", user / "found.json")
+    found = json.loads((user / "found.json").read_text())
+    names = {model["Name"] for path in metafiles() for model in yaml.safe_load(path.read_text())["Models"]}
+    assert set(found["config"]) == names
+    assert found["photos/top_1_accuracy"]["smlpnet-mini_photos"] > 70
+    shown = mim(environment, user, "search", "mmsmlp", "--config", "smlpnet-mini_photos", "--display-width", "200")
+    assert "configs/demo/smlpnet-mini_photos.py" in shown
+
+
+@pytest.mark.slow
+def test_gridsearch(environment, user):
+    search = ["--search-args", "--optim_wrapper.optimizer.lr 0.001 0.002"]
+    output = mim(
+        environment, user, "gridsearch", "mmsmlp", NAME, "--work-dir", "work_dirs/grid", *search, "--cfg-options", *SHORT
+    )
+    assert output.count("finished successfully") >= 2
+    for rate in (0.001, 0.002):
+        log = user / f"work_dirs/grid_search_optim_wrapper.optimizer.lr_{rate}"
+        assert (log / "iter_1.pth").is_file()
+
+
+@pytest.mark.slow
+def test_a_wheel_leaves_no_copies_of_configs_in_the_checkout(wheel, checkout):
+    assert [p.parent for p in checkout.rglob("smlpnet-tiny_8xb128_in1k.py")] == [checkout / "configs/classification"]
+
+
+@pytest.mark.slow
+def test_a_wheel_holds_configs_tools_and_the_index_where_each_mim_looks(wheel):
+    with zipfile.ZipFile(wheel) as file:
+        names = set(file.namelist())
+    configs = {str(p.relative_to(ROOT)) for p in (ROOT / "configs").rglob("*.*") if p.suffix in (".py", ".yml", ".md")}
+    tools = {str(p.relative_to(ROOT)) for p in (ROOT / "tools").glob("*.py")}
+    for folder in ("_mmsmlp_mim/.mim", "mmsmlp/.mim"):
+        inside = {n.removeprefix(f"{folder}/") for n in names if n.startswith(f"{folder}/")}
+        assert inside == configs | tools | {"model-index.yml"}
+    assert not [n for n in names if "setup_env" in n or "__pycache__" in n]
+
+
+def metafiles() -> list[Path]:
+    return sorted((ROOT / "configs").glob("*/metafile.yml"))
+
+
+@pytest.mark.parametrize("path", metafiles(), ids=lambda p: p.parent.name)
+def test_a_metafile_names_configs_that_exist_and_results_that_the_readme_has(path):
+    content = yaml.safe_load(path.read_text())
+    assert {m["In Collection"] for m in content["Models"]} <= {c["Name"] for c in content["Collections"]}
+    for model in content["Models"]:
+        assert (ROOT / model["Config"]).is_file()
+        assert Path(model["Config"]).stem == model["Name"]
+        for result in model.get("Results", []):
+            for figure in result["Metrics"].values():
+                assert re.search(rf"\b{figure}\b", (ROOT / "README.md").read_text("utf-8"))
+
+
+@pytest.mark.parametrize("path", metafiles(), ids=lambda p: p.parent.name)
+def test_a_metafiles_schedule_is_its_configs(path):
+    for model in yaml.safe_load(path.read_text())["Models"]:
+        cfg = Config.fromfile(ROOT / model["Config"])
+        if "Iterations" in model["Metadata"]:
+            assert cfg.train_cfg.max_iters == model["Metadata"]["Iterations"]
+            assert cfg.train_dataloader.batch_size == model["Metadata"]["Batch Size"]
