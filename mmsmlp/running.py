@@ -126,7 +126,7 @@ def find_checkpoint(checkpoint: str | Path) -> str:
 
 
 def _complete_loader(loader: dict) -> None:
-    """mmpretrain's defaults of a data loader; workers cannot persist where there are none."""
+    """Mmpretrain's defaults of a data loader; workers cannot persist where there are none."""
     defaults = {
         "pin_memory": torch.cuda.is_available(),
         "persistent_workers": loader.get("num_workers", 0) > 0,
@@ -157,6 +157,8 @@ def _fit_cpu(cfg: Config) -> None:
             }
             # by default mmengine names the GPU of the process's rank; None is a CPU's
             cfg.model_wrapper_cfg = {**wrapper, **(cfg.get("model_wrapper_cfg") or {}), "device_ids": None}
+        elif cfg.get("strategy", {}).get("type") == "FSDPStrategy":
+            cfg.merge_from_dict({"strategy.model_wrapper": {"type": "MMFullyShardedDataParallel", "device_id": None}})
 
 
 def _dicts(part: object) -> Iterator[dict]:

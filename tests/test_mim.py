@@ -1,4 +1,4 @@
-"""mim with this package installed from a wheel and in editable mode, in environments of their own, by real processes."""
+"""mim with this package from a wheel and in editable mode, in environments of their own, by real processes."""
 
 import json
 import os
@@ -139,7 +139,16 @@ def test_search_lists_the_models_with_their_fields(environment, user):
 def test_gridsearch(environment, user):
     search = ["--search-args", "--optim_wrapper.optimizer.lr 0.001 0.002"]
     output = mim(
-        environment, user, "gridsearch", "mmsmlp", NAME, "--work-dir", "work_dirs/grid", *search, "--cfg-options", *SHORT
+        environment,
+        user,
+        "gridsearch",
+        "mmsmlp",
+        NAME,
+        "--work-dir",
+        "work_dirs/grid",
+        *search,
+        "--cfg-options",
+        *SHORT,
     )
     assert output.count("finished successfully") >= 2
     for rate in (0.001, 0.002):

@@ -65,7 +65,7 @@ def test_the_public_names():
 # A module imports only from those before it.
 GROUPS = [
     ["resize", "registry", "files"],
-    ["valid_area", "arch", "spach", "spach_files", "layers", "blocks", "checkpoint", "smlpnet"],
+    ["valid_area", "arch", "spach", "spach_files", "layers", "blocks", "checkpoint", "smlpnet", "sharding"],
     ["preprocessors.detection", "preprocessors.segmentation", "necks"],
     ["anchors", "optim", "flops"],
     ["coco", "filesets", "coins", "photos.photographs", "photos.patches", "photos.formats"],

@@ -1,4 +1,4 @@
-"""What commands make of a config before it runs: the machine it is fitted to, flags, and errors that name the remedy."""
+"""What commands make of a config before it runs: the machine it is fitted to, flags, errors that name the remedy."""
 
 from pathlib import Path
 

@@ -104,7 +104,11 @@ def test_one_picture_of_a_photograph(data, trained):
     [
         ("train", ["none.py"], "train: the config none.py does not exist"),
         ("test", [CONFIGS["mmdet"], "none.pth"], "test: the checkpoint none.pth does not exist"),
-        ("image_demo", ["none.jpg", CONFIGS["mmdet"], "none.pth"], "image_demo: the photograph none.jpg does not exist"),
+        (
+            "image_demo",
+            ["none.jpg", CONFIGS["mmdet"], "none.pth"],
+            "image_demo: the photograph none.jpg does not exist",
+        ),
     ],
 )
 def test_a_mistake_ends_with_one_line(tmp_path, tool, arguments, line):
