@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from mmengine.config import Config
+from mmengine.registry import init_default_scope
 from PIL import Image
 
 from mmsmlp.files import atomic_file
@@ -78,6 +79,7 @@ def _draw_labels(photo: str, config: str, checkpoint: str, device: str | None, s
 def _draw_class(photo: str, config: str, checkpoint: str, device: str | None, score: float) -> np.ndarray:
     from mmpretrain import ImageClassificationInferencer
 
+    init_default_scope("mmpretrain")  # its inferencer keeps the scope of a toolbox that was used before
     inferencer = ImageClassificationInferencer(config, checkpoint, device)
     with Image.open(photo) as file:
         resize = max(_MIN_EDGE, min(file.size))

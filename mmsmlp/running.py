@@ -158,7 +158,16 @@ def _fit_cpu(cfg: Config) -> None:
             # by default mmengine names the GPU of the process's rank; None is a CPU's
             cfg.model_wrapper_cfg = {**wrapper, **(cfg.get("model_wrapper_cfg") or {}), "device_ids": None}
         elif cfg.get("strategy", {}).get("type") == "FSDPStrategy":
-            cfg.merge_from_dict({"strategy.model_wrapper": {"type": "MMFullyShardedDataParallel", "device_id": None}})
+            cfg.merge_from_dict({"strategy.model_wrapper": {"type": "MMFullyShardedDataParallel", "device_id": "cpu"}})
+            if cfg.strategy.get("state_dict_cfg") == "full":
+                # mmengine's 'full' moves parameters to the CPU before FSDP frees them. Where they are already there,
+                # that copies nothing, and what is saved is freed memory: the process crashes.
+                kept = {"rank0_only": True, "offload_to_cpu": False}
+                cfg.strategy.state_dict_cfg = {
+                    "state_dict_type": "FULL_STATE_DICT",
+                    "state_dict_config": {"type": "FullStateDictConfig", **kept},
+                    "optim_state_dict_config": {"type": "FullOptimStateDictConfig", **kept},
+                }
 
 
 def _dicts(part: object) -> Iterator[dict]:

@@ -38,7 +38,7 @@ def checkout(tmp_path_factory) -> Path:
     folder.mkdir()
     for part in PARTS:
         if (ROOT / part).is_dir():
-            shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(ROOT / part, folder / part, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(ROOT / part, folder)
     return folder
@@ -137,19 +137,8 @@ def test_search_lists_the_models_with_their_fields(environment, user):
 
 @pytest.mark.slow
 def test_gridsearch(environment, user):
-    search = ["--search-args", "--optim_wrapper.optimizer.lr 0.001 0.002"]
-    output = mim(
-        environment,
-        user,
-        "gridsearch",
-        "mmsmlp",
-        NAME,
-        "--work-dir",
-        "work_dirs/grid",
-        *search,
-        "--cfg-options",
-        *SHORT,
-    )
+    search = ["--work-dir", "work_dirs/grid", "--search-args", "--optim_wrapper.optimizer.lr 0.001 0.002"]
+    output = mim(environment, user, "gridsearch", "mmsmlp", NAME, *search, "--cfg-options", *SHORT)
     assert output.count("finished successfully") >= 2
     for rate in (0.001, 0.002):
         log = user / f"work_dirs/grid_search_optim_wrapper.optimizer.lr_{rate}"
