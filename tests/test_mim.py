@@ -121,7 +121,7 @@ def test_train_by_path_whatever_copies_there_are(environment, user):
 @pytest.mark.slow
 @pytest.mark.parametrize("tool", sorted(p.stem for p in (ROOT / "tools").glob("*.py")))
 def test_run_finds_every_tool(environment, user, tool):
-    """By the usage line of a call without arguments: `-h` mim keeps to itself, and refuses it for packages of others."""
+    """By the usage line of a call without arguments: `-h` mim takes for itself, and refuses it for others' packages."""
     assert f"usage: {tool}.py" in mim(environment, user, "run", "mmsmlp", tool, fails=True)
 
 
