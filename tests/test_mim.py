@@ -66,6 +66,10 @@ def environment(request, tmp_path_factory) -> tuple[str, Path]:
     own = next((folder / "lib").glob("python*/site-packages"))
     borrowed = Path(torch.__file__).parents[1]
     (own / "borrowed.pth").write_text(f"{borrowed}\n")
+    # As pip writes it. `python -m mim` in a checkout reads the metadata of the egg-info folder there instead.
+    script = python.with_name("mim")
+    script.write_text(f"#!{python}\nimport sys\nfrom mim.cli import cli\nsys.exit(cli())\n")
+    script.chmod(0o755)
     if request.param == "wheel":
         pip("--python", python, "install", request.getfixturevalue("wheel"), cwd=folder)
     else:
@@ -83,7 +87,7 @@ def user(environment, checkout, tmp_path_factory) -> Path:
 
 
 def mim(environment, user: Path, *arguments, fails: bool = False) -> str:
-    return call(environment[1], "-m", "mim", *arguments, cwd=user, fails=fails)
+    return call(environment[1].with_name("mim"), *arguments, cwd=user, fails=fails)
 
 
 @pytest.mark.slow
