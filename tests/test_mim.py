@@ -1,5 +1,6 @@
 """mim with this package from a wheel and in editable mode, in environments of their own, by real processes."""
 
+import importlib.util
 import json
 import os
 import re
@@ -7,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,8 @@ NAME = "smlpnet-mini_photos.py"
 SHORT = ["train_cfg.max_iters=1", "train_cfg.val_interval=1", "default_hooks.checkpoint.interval=1"]
 PARTS = ("mmsmlp", "configs", "tools", "setup.py", "pyproject.toml", "README.md", "LICENSE", "model-index.yml")
 INSTALLATIONS = ["wheel", "editable"]
+# Of the upstream set. It walks the package's folder, which in an editable tree does not hold the configs.
+OPENMIM = importlib.util.find_spec("mim") is not None and "openmim" in metadata.packages_distributions()["mim"]
 
 
 def call(*command, cwd: Path, fails: bool = False) -> str:
@@ -62,10 +66,9 @@ def environment(request, tmp_path_factory) -> tuple[str, Path]:
     folder = tmp_path_factory.mktemp(request.param) / "venv"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
     python = folder / "bin/python"
-    # By a .pth file our packages come after the environment's own; their own .pth files are not read.
+    # By a .pth file, the last in the alphabet, our packages come after the environment's own; theirs are not read.
     own = next((folder / "lib").glob("python*/site-packages"))
-    borrowed = Path(torch.__file__).parents[1]
-    (own / "borrowed.pth").write_text(f"{borrowed}\n")
+    (own / "zz_borrowed.pth").write_text(f"{Path(torch.__file__).parents[1]}\n")
     # As pip writes it. `python -m mim` in a checkout reads the metadata of the egg-info folder there instead.
     script = python.with_name("mim")
     script.write_text(f"#!{python}\nimport sys\nfrom mim.cli import cli\nsys.exit(cli())\n")
@@ -73,8 +76,10 @@ def environment(request, tmp_path_factory) -> tuple[str, Path]:
     if request.param == "wheel":
         pip("--python", python, "install", request.getfixturevalue("wheel"), cwd=folder)
     else:
-        options = ["--no-build-isolation", "--config-settings", "editable_mode=compat"]
-        pip("--python", python, "install", *options, "-e", request.getfixturevalue("checkout"), cwd=folder)
+        # as `make setup` does it with either set
+        mode = ["--no-use-pep517"] if OPENMIM else ["--config-settings", "editable_mode=compat"]
+        clone = request.getfixturevalue("checkout")
+        pip("--python", python, "install", "--no-build-isolation", *mode, "-e", clone, cwd=folder)
     return request.param, python
 
 
@@ -84,6 +89,12 @@ def user(environment, checkout, tmp_path_factory) -> Path:
     folder = checkout if environment[0] == "editable" else tmp_path_factory.mktemp("user")
     write_patches(folder / "data/photos")
     return folder
+
+
+@pytest.fixture(scope="module")
+def config(environment) -> str:
+    """What a user calls the config: its name, or where mim cannot find it by that (docs/usage.md), its path."""
+    return f"configs/demo/{NAME}" if OPENMIM and environment[0] == "editable" else NAME
 
 
 def mim(environment, user: Path, *arguments, fails: bool = False) -> str:
@@ -98,26 +109,27 @@ def test_this_package_is_the_installed_one(environment, user):
 
 
 @pytest.mark.slow
-def test_train_by_name_twice_then_test_by_name(environment, user):
+def test_train_by_name_twice_then_test_by_name(environment, user, config):
     for _ in range(2):  # the second time a work directory holds a copy of the config
-        output = mim(environment, user, "train", "mmsmlp", NAME, "--cfg-options", *SHORT)
+        output = mim(environment, user, "train", "mmsmlp", config, "--cfg-options", *SHORT)
         assert "Training finished successfully" in output
     work = user / "work_dirs" / Path(NAME).stem
     assert (work / "iter_1.pth").is_file()
-    tested = mim(environment, user, "test", "mmsmlp", NAME, "--checkpoint", work / "iter_1.pth", "--tta")
+    tested = mim(environment, user, "test", "mmsmlp", config, "--checkpoint", work / "iter_1.pth", "--tta")
     assert "accuracy/top1" in tested
 
 
 @pytest.mark.slow
 def test_train_by_path_whatever_copies_there_are(environment, user):
-    config = ROOT / "configs/demo" / NAME
+    path = ROOT / "configs/demo" / NAME
     (user / "work_dirs/other").mkdir(parents=True, exist_ok=True)
-    copy = shutil.copy(config, user / "work_dirs/other")  # as the toolboxes' own scripts leave it
+    copy = shutil.copy(path, user / "work_dirs/other")  # as the toolboxes' own scripts leave it
     try:
-        mim(environment, user, "train", "mmsmlp", config, "--work-dir", "work_dirs/path", "--cfg-options", *SHORT)
-        mim(environment, user, "train", "mmpretrain", config, "--work-dir", user.parent / "o", "--cfg-options", *SHORT)
-        if environment[0] == "editable":  # onedl-mim searches the whole checkout
-            assert "multiple config files" in mim(environment, user, "train", "mmsmlp", NAME, fails=True)
+        mim(environment, user, "train", "mmsmlp", path, "--work-dir", "work_dirs/path", "--cfg-options", *SHORT)
+        mim(environment, user, "train", "mmpretrain", path, "--work-dir", user.parent / "o", "--cfg-options", *SHORT)
+        if environment[0] == "editable":  # onedl-mim searches the whole checkout, openmim the package's folder
+            message = "can not find" if OPENMIM else "multiple config files"
+            assert message in mim(environment, user, "train", "mmsmlp", NAME, fails=True)
     finally:
         Path(copy).unlink()
 
@@ -141,9 +153,9 @@ def test_search_lists_the_models_with_their_fields(environment, user):
 
 
 @pytest.mark.slow
-def test_gridsearch(environment, user):
+def test_gridsearch(environment, user, config):
     search = ["--work-dir", "work_dirs/grid", "--search-args", "--optim_wrapper.optimizer.lr 0.001 0.002"]
-    output = mim(environment, user, "gridsearch", "mmsmlp", NAME, *search, "--cfg-options", *SHORT)
+    output = mim(environment, user, "gridsearch", "mmsmlp", config, *search, "--cfg-options", *SHORT)
     assert output.count("finished successfully") >= 2
     for rate in (0.001, 0.002):
         log = user / f"work_dirs/grid_search_optim_wrapper.optimizer.lr_{rate}"
@@ -173,9 +185,10 @@ def metafiles() -> list[Path]:
 
 @pytest.mark.parametrize("path", metafiles(), ids=lambda p: p.parent.name)
 def test_a_metafile_names_configs_that_exist_and_results_that_the_readme_has(path):
-    content = yaml.safe_load(path.read_text())
-    assert {m["In Collection"] for m in content["Models"]} <= {c["Name"] for c in content["Collections"]}
-    for model in content["Models"]:
+    contents = [yaml.safe_load(file.read_text()) for file in metafiles()]
+    collections = {c["Name"] for content in contents for c in content.get("Collections", [])}
+    for model in yaml.safe_load(path.read_text())["Models"]:
+        assert model["In Collection"] in collections
         assert (ROOT / model["Config"]).is_file()
         assert Path(model["Config"]).stem == model["Name"]
         for result in model.get("Results", []):
@@ -187,6 +200,8 @@ def test_a_metafile_names_configs_that_exist_and_results_that_the_readme_has(pat
 def test_a_metafiles_schedule_is_its_configs(path):
     for model in yaml.safe_load(path.read_text())["Models"]:
         cfg = Config.fromfile(ROOT / model["Config"])
-        if "Iterations" in model["Metadata"]:
-            assert cfg.train_cfg.max_iters == model["Metadata"]["Iterations"]
-            assert cfg.train_dataloader.batch_size == model["Metadata"]["Batch Size"]
+        data = model["Metadata"]
+        key, length = ("Iterations", "max_iters") if "Iterations" in data else ("Epochs", "max_epochs")
+        assert data[key] == cfg.train_cfg[length]
+        batch = cfg.get("auto_scale_lr", {}).get("base_batch_size", cfg.train_dataloader.batch_size)
+        assert data["Batch Size"] == batch
