@@ -94,6 +94,6 @@ setup(
         "openmmlab": OPENMMLAB,
         # the coins and photograph data sets, the sweep's table and the pictures
         "demo": ["matplotlib", "pycocotools", "rich", "scikit-image"],
-        "dev": ["hypothesis", "packaging", "pytest", "ruff"],
+        "dev": ["hypothesis", "packaging", "pytest", "ruff", "tensorboard"],
     },
 )
