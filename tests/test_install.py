@@ -10,6 +10,7 @@ from email.parser import Parser
 from pathlib import Path
 
 import pytest
+from stack import OTHER_SET, SET
 
 ROOT = Path(__file__).parents[1]
 
@@ -31,8 +32,8 @@ def dry_run(requirement: str, folder: Path) -> subprocess.CompletedProcess:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("extras", ["", "[onedl]", "[demo]", "[onedl,demo,dev]"])
-def test_an_environment_with_the_onedl_set_gets_this_package_and_nothing_else(wheel, tmp_path, extras):
+@pytest.mark.parametrize("extras", ["", f"[{SET}]", "[demo]", f"[{SET},demo]"])
+def test_an_environment_with_a_set_gets_this_package_and_nothing_else(wheel, tmp_path, extras):
     result = dry_run(f"{wheel}{extras}", tmp_path)
     assert result.returncode == 0, result.stderr
     chosen = json.loads((tmp_path / "report.json").read_text())["install"]
@@ -41,7 +42,7 @@ def test_an_environment_with_the_onedl_set_gets_this_package_and_nothing_else(wh
 
 @pytest.mark.slow
 def test_the_other_set_is_not_slipped_into_that_environment(wheel, tmp_path):
-    result = dry_run(f"{wheel}[openmmlab]", tmp_path)
+    result = dry_run(f"{wheel}[{OTHER_SET}]", tmp_path)
     assert result.returncode != 0
     assert re.search("No matching distribution found|conflicting dependencies", result.stderr)
 

@@ -1,6 +1,5 @@
 """mim with this package from a wheel and in editable mode, in environments of their own, by real processes."""
 
-import importlib.util
 import json
 import os
 import re
@@ -8,13 +7,13 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from importlib import metadata
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 from mmengine.config import Config
+from stack import UPSTREAM
 
 from mmsmlp.photos import write_patches
 
@@ -23,8 +22,6 @@ NAME = "smlpnet-mini_photos.py"
 SHORT = ["train_cfg.max_iters=1", "train_cfg.val_interval=1", "default_hooks.checkpoint.interval=1"]
 PARTS = ("mmsmlp", "configs", "tools", "setup.py", "pyproject.toml", "README.md", "LICENSE", "model-index.yml")
 INSTALLATIONS = ["wheel", "editable"]
-# Of the upstream set. It walks the package's folder, which in an editable tree does not hold the configs.
-OPENMIM = importlib.util.find_spec("mim") is not None and "openmim" in metadata.packages_distributions()["mim"]
 
 
 def call(*command, cwd: Path, fails: bool = False) -> str:
@@ -77,7 +74,7 @@ def environment(request, tmp_path_factory) -> tuple[str, Path]:
         pip("--python", python, "install", request.getfixturevalue("wheel"), cwd=folder)
     else:
         # as `make setup` does it with either set
-        mode = ["--no-use-pep517"] if OPENMIM else ["--config-settings", "editable_mode=compat"]
+        mode = ["--no-use-pep517"] if UPSTREAM else ["--config-settings", "editable_mode=compat"]
         clone = request.getfixturevalue("checkout")
         pip("--python", python, "install", "--no-build-isolation", *mode, "-e", clone, cwd=folder)
     return request.param, python
@@ -94,7 +91,7 @@ def user(environment, checkout, tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def config(environment) -> str:
     """What a user calls the config: its name, or where mim cannot find it by that (docs/usage.md), its path."""
-    return f"configs/demo/{NAME}" if OPENMIM and environment[0] == "editable" else NAME
+    return f"configs/demo/{NAME}" if UPSTREAM and environment[0] == "editable" else NAME
 
 
 def mim(environment, user: Path, *arguments, fails: bool = False) -> str:
@@ -126,12 +123,30 @@ def test_train_by_path_whatever_copies_there_are(environment, user):
     copy = shutil.copy(path, user / "work_dirs/other")  # as the toolboxes' own scripts leave it
     try:
         mim(environment, user, "train", "mmsmlp", path, "--work-dir", "work_dirs/path", "--cfg-options", *SHORT)
-        mim(environment, user, "train", "mmpretrain", path, "--work-dir", user.parent / "o", "--cfg-options", *SHORT)
         if environment[0] == "editable":  # onedl-mim searches the whole checkout, openmim the package's folder
-            message = "can not find" if OPENMIM else "multiple config files"
+            message = "can not find" if UPSTREAM else "multiple config files"
             assert message in mim(environment, user, "train", "mmsmlp", NAME, fails=True)
     finally:
         Path(copy).unlink()
+
+
+@pytest.mark.slow
+def test_a_toolboxs_name_and_a_path(environment, user):
+    """Its own scripts, outside of the checkout since they leave a copy of the config."""
+    path, work = ROOT / "configs/demo" / NAME, user.parent / "toolbox"
+    grid = ["--work-dir", work / "grid", "--search-args", "--optim_wrapper.optimizer.lr 0.001 0.002"]
+    mim(environment, user, "train", "mmpretrain", path, "--work-dir", work, "--cfg-options", *SHORT)
+    assert "accuracy/top1" in mim(environment, user, "test", "mmpretrain", path, "--checkpoint", work / "iter_1.pth")
+    mim(environment, user, "gridsearch", "mmpretrain", path, *grid, "--cfg-options", *SHORT)
+    assert len(list(work.glob("grid*/iter_1.pth"))) == 2
+
+
+@pytest.mark.slow
+def test_two_processes(environment, user, config):
+    launcher = ["--launcher", "pytorch", "--gpus", "2", "--work-dir", "work_dirs/two"]
+    output = mim(environment, user, "train", "mmsmlp", config, *launcher, "--cfg-options", *SHORT)
+    assert "Distributed training: True" in output
+    assert "GPU number: 2" in output
 
 
 @pytest.mark.slow

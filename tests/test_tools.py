@@ -104,6 +104,12 @@ def test_one_picture_of_a_photograph(data, trained):
     ("tool", "arguments", "line"),
     [
         ("train", ["none.py"], "train: the config none.py does not exist"),
+        pytest.param(
+            "train",
+            [CONFIGS["mmdet"], "--amp"],
+            "train: --amp needs a GPU (mmengine's AmpOptimWrapper does) and there is none: leave it out",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
+        ),
         ("test", [CONFIGS["mmdet"], "none.pth"], "test: the checkpoint none.pth does not exist"),
         (
             "image_demo",

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 from mmengine.config import Config
+from stack import MMDET
 
 from mmsmlp.coins import write_coins
 from mmsmlp.photos import write_patches
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = {
-    "mmdetection": ROOT / "configs/demo/mask-rcnn_smlpnet-mini_coins.py",
+    MMDET: ROOT / "configs/demo/mask-rcnn_smlpnet-mini_coins.py",
     "mmseg": ROOT / "configs/demo/upernet_smlpnet-mini_coins.py",
     "mmpretrain": ROOT / "configs/demo/smlpnet-mini_photos.py",
 }
@@ -67,3 +68,19 @@ def test_hooks_draw_validation_images_and_logs_are_analysed(user, toolbox):
     picture = user / f"{toolbox}.png"
     run(user, "-m", "mim", "run", toolbox, "analyze_logs", "plot_curve", log, "--keys", "loss", "--out", picture)
     assert picture.stat().st_size > 1000
+
+
+@pytest.mark.slow
+def test_tensorboard_holds_losses_accuracies_and_pictures(user):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    options = ["train_cfg.max_iters=10", "train_cfg.val_interval=10"]
+    options += ["visualizer.vis_backends.0.type=TensorboardVisBackend"]
+    options += ["default_hooks.visualization.enable=True", "default_hooks.visualization.interval=100"]
+    config, work = CONFIGS["mmpretrain"], user / "work/tensorboard"
+    run(user, ROOT / "tools/train.py", config, "--work-dir", work, "--cfg-options", *options)
+    events = EventAccumulator(str(next(work.rglob("events.out.*"))))
+    events.Reload()
+    tags = events.Tags()
+    assert {"loss", "accuracy/top1"} <= set(tags["scalars"])
+    assert tags["images"]
