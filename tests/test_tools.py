@@ -49,7 +49,8 @@ def data(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module", params=TOOLBOXES)
 def trained(request, data) -> tuple[str, Path]:
     """A toolbox, and the work directory (relative to the user's folder) of a training by tools/train.py."""
-    run(data, "train", CONFIGS[request.param], "--work-dir", f"work/{request.param}", "--cfg-options", *SHORT)
+    options = ["--auto-scale-lr", "--cfg-options", "auto_scale_lr.base_batch_size=64", *SHORT]
+    run(data, "train", CONFIGS[request.param], "--work-dir", f"work/{request.param}", *options)
     return request.param, Path("work", request.param)
 
 
@@ -58,6 +59,11 @@ def test_a_training_leaves_a_checkpoint_and_its_config_under_a_name_that_no_conf
     assert (data / work / "iter_2.pth").is_file()
     assert (data / work / "config.py").is_file()
     assert not (data / work / CONFIGS[toolbox].name).exists()
+
+
+def test_the_learning_rate_is_scaled_where_that_is_asked_for(data, trained):
+    log = min((data / trained[1]).glob("*/*.log")).read_text()
+    assert "LR is set based on batch size of 64" in log
 
 
 def test_a_training_resumes_where_it_was(data, trained):
