@@ -136,7 +136,8 @@ def test_a_toolboxs_name_and_a_path(environment, user):
     path, work = ROOT / "configs/demo" / NAME, user.parent / "toolbox"
     grid = ["--work-dir", work / "grid", "--search-args", "--optim_wrapper.optimizer.lr 0.001 0.002"]
     mim(environment, user, "train", "mmpretrain", path, "--work-dir", work, "--cfg-options", *SHORT)
-    assert "accuracy/top1" in mim(environment, user, "test", "mmpretrain", path, "--checkpoint", work / "iter_1.pth")
+    weights = ["--checkpoint", work / "iter_1.pth", "--work-dir", work]
+    assert "accuracy/top1" in mim(environment, user, "test", "mmpretrain", path, *weights)
     mim(environment, user, "gridsearch", "mmpretrain", path, *grid, "--cfg-options", *SHORT)
     assert len(list(work.glob("grid*/iter_1.pth"))) == 2
 
