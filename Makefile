@@ -16,7 +16,6 @@ SEED ?= 0
 VENV := $(if $(filter openmmlab,$(STACK)),.venv-openmmlab,.venv)
 BIN := $(VENV)/bin
 PY := $(BIN)/python
-MMDET := $(if $(filter openmmlab,$(STACK)),mmdet,mmdetection)
 
 DEMO_CONFIG := configs/demo/mask-rcnn_smlpnet-mini_coins.py
 SEGMENTATION_CONFIG := configs/demo/upernet_smlpnet-mini_coins.py
@@ -52,19 +51,19 @@ lint: setup ## run the linter
 
 demo: setup ## train a Mask R-CNN on coins and evaluate it at sizes it never saw (4 minutes): work_dirs/demo
 	$(PY) tools/make_coins.py data/coins
-	$(BIN)/mim train $(MMDET) $(DEMO_CONFIG) --work-dir $(DEMO_DIR) --cfg-options randomness.seed=$(SEED)
+	$(PY) tools/train.py $(DEMO_CONFIG) --work-dir $(DEMO_DIR) --cfg-options randomness.seed=$(SEED)
 	$(PY) tools/sweep.py $(DEMO_CONFIG) $(DEMO_DIR) $(SWEEP) --symmetries 8 --out $(DEMO_DIR)
 
 demo-segmentation: setup ## the same with a UperNet on coins (2 minutes): work_dirs/demo-segmentation
 	$(PY) tools/make_coins.py data/coins
-	$(BIN)/mim train mmseg $(SEGMENTATION_CONFIG) --work-dir $(DEMO_DIR)-segmentation \
+	$(PY) tools/train.py $(SEGMENTATION_CONFIG) --work-dir $(DEMO_DIR)-segmentation \
 		--cfg-options randomness.seed=$(SEED)
 	$(PY) tools/sweep.py $(SEGMENTATION_CONFIG) $(DEMO_DIR)-segmentation $(SWEEP) --symmetries 8 \
 		--out $(DEMO_DIR)-segmentation
 
 demo-classification: setup ## the same with a classifier of photographs (3 minutes): work_dirs/demo-classification
 	$(PY) tools/make_photos.py data/photos
-	$(BIN)/mim train mmpretrain $(CLASSIFICATION_CONFIG) --work-dir $(DEMO_DIR)-classification \
+	$(PY) tools/train.py $(CLASSIFICATION_CONFIG) --work-dir $(DEMO_DIR)-classification \
 		--cfg-options randomness.seed=$(SEED)
 	$(PY) tools/sweep.py $(CLASSIFICATION_CONFIG) $(DEMO_DIR)-classification $(SWEEP) --out $(DEMO_DIR)-classification
 

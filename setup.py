@@ -1,9 +1,14 @@
 """Packaging; what belongs to development tools (build system, ruff, pytest) stands in pyproject.toml."""
 
+import atexit
 import re
+import shutil
+import tempfile
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build import build
+from setuptools.command.build_py import build_py
 
 HERE = Path(__file__).parent
 VERSION = re.search(r"""^__version__ = ["'](.+)["']""", (HERE / "mmsmlp" / "__init__.py").read_text("utf-8"), re.M)[1]
@@ -41,6 +46,38 @@ OPENMMLAB = [
     "opencv-python-headless",
 ]
 
+# Where mim looks for configs, scripts and the model index of an installed package. openmim looks into the package.
+# onedl-mim looks into the folder of RECORD's first file, which for a distribution named like its package is the
+# *.dist-info; "_" sorts before it, so that this folder of our own comes first.
+MIM_FOLDERS = ("_mmsmlp_mim/.mim", "mmsmlp/.mim")
+
+
+class Build(build):
+    """Builds in a temporary folder: onedl-mim searches a checkout for config names, and build/ would hold copies."""
+
+    def initialize_options(self) -> None:
+        """Set the default of ``--build-base``."""
+        super().initialize_options()
+        self.build_base = tempfile.mkdtemp(prefix="mmsmlp_build_")
+        atexit.register(shutil.rmtree, self.build_base, ignore_errors=True)
+
+
+class BuildPy(build_py):
+    """Adds what mim looks for to a wheel. Not to an editable tree, which has it all under its usual names."""
+
+    def run(self) -> None:
+        """Copy the configs, the tools and the model index."""
+        super().run()
+        if self.editable_mode:
+            return
+        skipped = shutil.ignore_patterns("__pycache__", "setup_env")
+        for folder in MIM_FOLDERS:
+            target = Path(self.build_lib, folder)
+            for source in ("configs", "tools"):
+                shutil.copytree(HERE / source, target / source, ignore=skipped, dirs_exist_ok=True)
+            shutil.copy(HERE / "model-index.yml", target)
+
+
 setup(
     name="mmsmlp",
     version=VERSION,
@@ -49,6 +86,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["mmsmlp", "mmsmlp.*"]),
+    cmdclass={"build": Build, "build_py": BuildPy},
     python_requires=">=3.10",
     install_requires=["torch"],
     extras_require={
@@ -56,7 +94,7 @@ setup(
         "openmmlab": OPENMMLAB,
         # the coins and photograph data sets, the sweep's table and the pictures
         "demo": ["matplotlib", "pycocotools", "rich", "scikit-image"],
-        "dev": ["hypothesis", "packaging", "pytest", "ruff", "timm>=1.0.20"],
+        "dev": ["hypothesis", "packaging", "pytest", "ruff", "tensorboard", "timm>=1.0.20"],
         # import mmsmlp.timm
         "timm": ["timm>=1.0.20"],
     },

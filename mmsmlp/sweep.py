@@ -18,10 +18,11 @@ from pathlib import Path
 
 import numpy as np
 from mmengine.config import Config
-from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.runner import Runner
 
 from mmsmlp.checkpoint import read_checkpoint
 from mmsmlp.resize import DEFAULT_METHOD, check_method
+from mmsmlp.running import find_checkpoint
 from mmsmlp.scenes import ClassSet, CocoSet, LabelMapSet, write_extent, write_symmetries
 from mmsmlp.tasks import class_name, find_task
 
@@ -92,7 +93,7 @@ class Sweep:
         if symmetries not in range(1, 9):
             raise ValueError(f"symmetries must be 1 to 8, got {symmetries!r}")
         self.zooms, self.extents, self.symmetries = list(zooms), list(extents), symmetries
-        self.checkpoint = _checkpoint_file(checkpoint)
+        self.checkpoint = Path(find_checkpoint(checkpoint))
         with _quiet():
             self._content = read_checkpoint(self.checkpoint)
         self._logs = tempfile.TemporaryDirectory()  # the Runner's own logs are of no use here
@@ -213,18 +214,6 @@ def versions() -> dict[str, str]:
 
     toolboxes = [sys.modules[name] for name in ("mmdet", "mmseg", "mmpretrain") if name in sys.modules]
     return {module.__name__: str(module.__version__) for module in (mmsmlp, torch, np, mmengine, mmcv, *toolboxes)}
-
-
-def _checkpoint_file(checkpoint: str | Path) -> Path:
-    path = Path(checkpoint)
-    if path.is_dir():
-        latest = find_latest_checkpoint(str(path))
-        if latest is None:
-            raise FileNotFoundError(f"the work directory {path} holds no checkpoint: train first")
-        path = Path(latest)
-    if not path.is_file():
-        raise FileNotFoundError(f"the checkpoint {path} does not exist")
-    return path.absolute()
 
 
 def _train_seconds(checkpoint: dict) -> float | None:

@@ -66,11 +66,12 @@ def test_the_public_names():
 # A module imports only from those before it.
 GROUPS = [
     ["resize", "taps", "axis_mixing", "products", "registry", "files"],
-    ["valid_area", "arch", "spach", "spach_files", "layers", "fused", "blocks", "checkpoint", "smlpnet"],
+    ["valid_area", "arch", "spach", "spach_files", "layers", "fused", "blocks", "checkpoint", "smlpnet", "sharding"],
     ["models", "timm"],
     ["preprocessors.detection", "preprocessors.segmentation", "necks"],
     ["anchors", "optim", "flops"],
     ["coco", "filesets", "coins", "photos.photographs", "photos.patches", "photos.formats"],
+    ["running", "testing", "inference"],
     ["scenes", "tasks", "sweep", "plots"],
 ]
 ORDER = sum(GROUPS, [])
