@@ -201,8 +201,10 @@ def small_run(path: Path, data, checkpoint: str, work_dir: Path) -> Runner:
     cfg.train_cfg.pop("dynamic_intervals", None)
     cfg.train_cfg.update({"max_epochs": 1} if "max_epochs" in cfg.train_cfg else {"max_iters": 2})
     cfg.val_dataloader = cfg.val_cfg = cfg.val_evaluator = None
-    cfg.default_hooks.update(checkpoint=None, visualization=None)
+    cfg.default_hooks.checkpoint = None
+    del cfg.default_hooks.visualization
     cfg.visualizer = None
+    cfg.log_level = "ERROR"
     cfg.work_dir, cfg.experiment_name = str(work_dir), work_dir.name
     cfg.randomness = dict(seed=0)
     return Runner.from_cfg(cfg)
