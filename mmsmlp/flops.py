@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -81,22 +82,30 @@ def count_config(config: str | Config, shape: tuple[int, int]) -> OperationCount
 
     Returns:
         OperationCount: Counts of a pass in ``mode='tensor'`` (a two-stage detector runs its heads on its own
-            proposals, up to the limits of its ``test_cfg``).
+            proposals, up to the limits of its ``test_cfg``); in ``mode='predict'`` of mmseg's Mask2Former.
     """
     cfg = config if isinstance(config, Config) else Config.fromfile(config)
     scope = cfg.get("default_scope", "mmengine")
     init_default_scope(scope)
     model = revert_sync_batchnorm(MODELS.build(cfg.model)).eval()
     data = {"inputs": [torch.zeros(3, *shape, dtype=torch.uint8)]}
+    meta = {"img_id": 0, "img_shape": shape, "ori_shape": shape, "scale_factor": (1.0, 1.0)}
+    mode = "tensor"
     if scope == "mmdet":
         from mmdet.structures import DetDataSample
 
-        meta = {"img_id": 0, "img_shape": shape, "ori_shape": shape, "scale_factor": (1.0, 1.0)}
         data["data_samples"] = [DetDataSample(metainfo=meta)]
+    elif scope == "mmseg":
+        from mmseg.structures import SegDataSample
+
+        data["data_samples"] = [SegDataSample(metainfo=meta)]
+        # mmdet's heads want the samples, which mmseg's segmentors hand on in prediction only.
+        if "batch_data_samples" in inspect.signature(model.decode_head.forward).parameters:
+            mode = "predict"
     data = model.data_preprocessor(data, False)
     return OperationCount(
         input_shape=tuple(data["inputs"].shape),
-        macs=count_macs(model, lambda: model(**data, mode="tensor")),
+        macs=count_macs(model, lambda: model(**data, mode=mode)),
         parameters=sum(p.numel() for p in model.parameters()),
     )
 

@@ -7,8 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import zoo
 from mmengine.config import Config
 from mmengine.hooks import Hook
+from mmengine.model import revert_sync_batchnorm
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
 
 from mmsmlp import SMLPNet
@@ -102,6 +106,81 @@ def test_batches_are_padding_aware(path):
     assert model.data_preprocessor.type.startswith("mmsmlp.")
     if path.parent.name == "segmentation":
         assert model.data_preprocessor.test_cfg == {"size_divisor": 32}
+
+
+@pytest.mark.parametrize(("schedule", "stem"), [("ms-crop-3x_coco", 0.70), ("160k_ade20k-512x512", 0.48)])
+def test_layer_decay_gives_the_stem_the_rate_of_convnexts(schedule, stem):
+    (path,) = (p for p in DENSE if re.fullmatch(rf"(mask-rcnn|upernet)_smlpnet-tiny.*{schedule}", p.stem))
+    cfg = Config.fromfile(path)
+    init_default_scope(cfg.default_scope)
+    optimizer = build_optim_wrapper(MODELS.build(cfg.model), cfg.optim_wrapper)
+    scales = [group["lr"] / cfg.optim_wrapper.optimizer.lr for group in optimizer.param_groups]
+    assert min(scales) == pytest.approx(stem, abs=0.005)
+    assert max(scales) == 1
+
+
+@pytest.mark.parametrize("path", [p for p in DENSE if "mask2former" in p.stem], ids=lambda p: p.stem)
+def test_mask2formers_backbone_learns_at_a_tenth_and_its_norms_do_not_decay(path):
+    cfg = Config.fromfile(path)
+    init_default_scope(cfg.default_scope)
+    model = revert_sync_batchnorm(MODELS.build(cfg.model))
+    settings = {}
+    for group in build_optim_wrapper(model, cfg.optim_wrapper).param_groups:
+        settings |= {id(p): (group["lr"], group["weight_decay"]) for p in group["params"]}
+    for name, parameter in model.backbone.named_parameters():
+        assert settings[id(parameter)] == (pytest.approx(1e-5), 0 if "norm" in name else 0.05), name
+
+
+# What `mim search` reads, and the tables.
+
+
+def test_mim_finds_every_config_in_the_model_index():
+    from mim.commands.search import convert2df
+    from modelindex.load_model_index import load
+
+    frame = convert2df(load(str(ROOT / "model-index.yml")))
+    assert set(frame.config) == {str(path.relative_to(ROOT)) for path in ZOO}
+    assert set(frame.index) == {path.stem for path in ZOO}
+    assert {"parameters", "flops", "training_data", "architecture"} <= set(frame.columns)
+    assert (frame.parameters > 24e6).all()
+
+
+def test_the_documents_have_the_tables_of_the_metafiles():
+    rows = zoo.listed()
+    assert [row["config"] for row in rows] == zoo.configs()
+    for document, text in zoo.documents(rows).items():
+        assert (ROOT / document).read_text("utf-8") == text, f"{document}: run `python benchmarks/zoo.py --write`"
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_the_metafiles_say_what_the_configs_say(folder):
+    rows = [row for row in zoo.listed() if f"/{folder}/" in row["config"]]
+    assert (ROOT / "configs" / folder / "metafile.yml").read_text("utf-8") == zoo.metafile(folder, rows)
+
+
+COUNTED = ["configs/segmentation/fpn_smlpnet-tiny_8xb4-40k_ade20k-512x512.py"]
+
+
+@pytest.mark.parametrize(
+    "config", [c if c in COUNTED else pytest.param(c, marks=pytest.mark.slow) for c in zoo.configs()], ids=lambda c: c
+)
+def test_the_figures_are_counted(config):
+    listed = {row["config"]: row for row in zoo.listed()}
+    assert zoo.row(config) == listed[config]
+
+
+def test_read_base_takes_the_backbone_by_its_class(tmp_path):
+    """The snippet of docs/training.md beside a stock config, as a user of mmengine's Python-style configs has it."""
+    stock = Config.fromstring("_base_ = 'mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py'", ".py")
+    stock.dump(tmp_path / "my_detector.py")
+    page = (ROOT / "docs/training.md").read_text("utf-8")
+    (snippet,) = (s for s in re.findall(r"```python\n(.+?)```", page, re.S) if "read_base" in s)
+    (tmp_path / "config.py").write_text(snippet)
+    cfg = Config.fromfile(tmp_path / "config.py")
+    init_default_scope(cfg.default_scope)
+    model = MODELS.build(cfg.model)
+    assert type(model.backbone) is SMLPNet
+    assert model.backbone.channels == [conv.in_channels for conv in model.neck.lateral_convs]
 
 
 # Dry runs.
