@@ -23,7 +23,7 @@ def reanchor_checkpoint(
     Args:
         checkpoint (Mapping): A checkpoint of mmengine, with a ``state_dict``.
         img_size (Sequence[int]): Height and width in pixels.
-        interpolation (str): One of ``mmsmlp.resize.METHODS``. Defaults to 'exact'.
+        interpolation (str): One of ``mmsmlp.resize.METHODS``. Defaults to 'bounded'.
 
     Returns:
         tuple[dict, list[str]]: ``state_dict``, ``ema_state_dict`` if given, and ``meta`` with ``anchor`` set; and the

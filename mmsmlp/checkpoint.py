@@ -81,7 +81,7 @@ def reanchor(
         state_dict (Mapping[str, Tensor]): Weights of any model that contains an SMLPNet, under any prefix. A
             ``SparseMLP`` outside of one stays as it is: its grid does not follow from the image's size.
         img_size (int | Sequence[int]): Height and width in pixels, or one number for both.
-        interpolation (str): One of ``mmsmlp.resize.METHODS``. Defaults to 'exact'.
+        interpolation (str): One of ``mmsmlp.resize.METHODS``. Defaults to 'bounded'.
 
     Returns:
         dict[str, Tensor]: The same keys in the same order; all but axis weights and biases are the same tensors.

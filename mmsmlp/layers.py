@@ -89,7 +89,7 @@ class AxisLinear(nn.Module):
     Args:
         length (int): Number of anchor positions n.
         dim (int): The axis of the (N, H, W, C) input to mix along: 1 is H, 2 is W.
-        interpolation (str): One of ``mmsmlp.resize.METHODS``. Defaults to 'exact'.
+        interpolation (str): One of ``mmsmlp.resize.METHODS``. Defaults to 'bounded'.
 
     Raises:
         ValueError: If an argument is invalid.

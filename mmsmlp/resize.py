@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 METHODS = ("exact", "bounded", "scaled", "naive")
-DEFAULT_METHOD = "exact"  # what follows from the tables of docs/positional_interpolation.md
+DEFAULT_METHOD = "bounded"  # what follows from the tables of docs/positional_interpolation.md
 
 # One network at one input size needs 16 matrices at most (4 stages, 2 axes, 2 directions); this holds the sizes of
 # many training steps at random scales, and bounds the memory of a long run with ever changing sizes.

@@ -33,7 +33,7 @@ class SMLPNet(BaseModule):
         in_channels (int): Channels of the input image. Defaults to 3.
         img_size (int | tuple[int, int]): Height and width in pixels that the anchor grid is made for: the size of
             (pre-)training, at which nothing is interpolated. Defaults to 224.
-        interpolation (str): 'exact', 'bounded', 'scaled' or 'naive'. Defaults to 'exact'.
+        interpolation (str): 'exact', 'bounded', 'scaled' or 'naive'. Defaults to 'bounded'.
         out_indices (int | Sequence[int]): Stages whose maps are returned, in this order; negative numbers count from
             the last. Stages after the last one needed are neither built nor run. Defaults to (0, 1, 2, 3).
         out_norm (bool): Whether the maps of the first stages get a norm, too, as the last stage's always does.

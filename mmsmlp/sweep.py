@@ -184,7 +184,7 @@ def zoom_pipeline(pipeline: list[dict], factor: float) -> None:
             both = given if isinstance(given, Sequence) else (given, given)
             transform["scale_factor"] = tuple(v * factor for v in both)
     if not resizing:
-        pipeline.insert(1, {"type": "Resize", "scale_factor": factor, "keep_ratio": True})
+        pipeline.insert(1, {"type": "Resize", "scale_factor": float(factor), "keep_ratio": True})
 
 
 def widen_pipeline(pipeline: list[dict], factor: float) -> None:

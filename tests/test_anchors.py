@@ -47,9 +47,9 @@ def test_outputs_are_equal_at_the_new_grid(size, method, relative_error):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize("size", [68, 96, (128, 72), 200], ids=str)
-def test_up_and_back_down_is_the_identity(size, dtype, relative_error):
+def test_up_and_back_down_is_the_identity_with_exact(size, dtype, relative_error):
     state = mini().to(dtype).state_dict()
-    back = reanchor(reanchor(state, size), 64)
+    back = reanchor(reanchor(state, size, "exact"), 64, "exact")
     tolerance = 1e-12 if dtype == torch.float64 else 1e-5
     assert max(relative_error(back[key], state[key]) for key in state if "mix_" in key) < tolerance
 
@@ -109,9 +109,9 @@ def test_equal_checkpoints_are_equal_files(tmp_path):
     assert (tmp_path / "a.pth").read_bytes() == (tmp_path / "b.pth").read_bytes()
 
 
-def test_the_comparison_shows_equality_at_both_anchors_and_none_elsewhere():
+def test_with_exact_the_comparison_shows_equality_at_both_anchors_and_none_elsewhere():
     state = {f"backbone.{key}": value for key, value in mini().float().state_dict().items()}
-    rows, back = compare_anchors(state, reanchor(state, (96, 80)))
+    rows, back = compare_anchors(state, reanchor(state, (96, 80), "exact"), "exact")
     assert [(label, size) for label, size, _ in rows] == [
         ("new anchor", (96, 80)),
         ("old anchor", (64, 64)),
@@ -124,6 +124,13 @@ def test_the_comparison_shows_equality_at_both_anchors_and_none_elsewhere():
     assert between > 1e-3
     assert smaller > 1e-3
     assert back < 1e-5
+
+
+def test_with_bounded_the_comparison_shows_equality_at_the_new_anchor_only():
+    state = mini().float().state_dict()
+    rows, back = compare_anchors(state, reanchor(state, 96, "bounded"), "bounded")
+    assert [size for _, size, error in rows if error < 1e-5] == [(96, 96)]
+    assert back > 1e-2
 
 
 def test_going_down_loses_what_the_coarser_grid_cannot_hold():
@@ -153,7 +160,7 @@ def without(key: str) -> dict:
 )
 def test_ablated_backbones_can_be_compared(kwargs):
     net = SMLPNet(**{"arch": MINI, "img_size": 64, **kwargs})
-    rows, back = compare_anchors(net.state_dict(), reanchor(net.state_dict(), 96))
+    rows, back = compare_anchors(net.state_dict(), reanchor(net.state_dict(), 96, "exact"), "exact")
     assert rows[0][2] < 1e-5
     assert back < 1e-5
 
@@ -221,7 +228,8 @@ def saved(net: nn.Module, path) -> Path:
 
 
 def test_the_tool_prints_the_differences(tmp_path, reanchor_tool):
-    printed = reanchor_tool(saved(mini(), tmp_path / "a.pth"), tmp_path / "b.pth", "--img-size", 96, 96)
+    options = ["--img-size", 96, 96, "--interpolation", "exact"]
+    printed = reanchor_tool(saved(mini(), tmp_path / "a.pth"), tmp_path / "b.pth", *options)
     rows = {
         label: (int(height), int(width), float(error))
         for label, height, width, error in re.findall(r"│ (\w[\w ]+?) +│ +(\d+) x (\d+) │ +(\S+) │", printed)

@@ -45,7 +45,7 @@ def test_axis_linear_applies_the_resized_layer_to_every_line(dim, size, method):
 @pytest.mark.parametrize("shape", [(12, 12), (9, 15), (7, 8)])
 def test_resizing_a_map_and_sparse_mixing_commute(shape):
     """A pointwise norm and activation commute with nothing, so this takes the mixing without them."""
-    module = SparseMLP(4, 6).double()
+    module = SparseMLP(4, 6, "exact").double()
     module.norm, module.act = nn.Identity(), nn.Identity()
     x = torch.randn(2, 4, 6, 6, dtype=torch.float64)
 

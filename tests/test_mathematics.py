@@ -98,24 +98,27 @@ def test_naive_multiplies_the_row_sums_of_equal_columns_by_m_over_n_and_scaled_u
 def test_exact_upwards_is_the_smallest_of_all_weights_that_commute(n, m):
     w, up = weight(n), interpolation_matrix(n, m).numpy()
     smallest = np.linalg.lstsq(up.T, (up @ w.numpy()).T, rcond=None)[0].T  # of least norm with X U = U W
-    assert_equal(resize(w, m), torch.from_numpy(smallest))
+    assert_equal(resize(w, m, "exact"), torch.from_numpy(smallest))
 
 
 @pytest.mark.parametrize(("n", "m"), [(7, 8), (7, 20), (14, 28)])
 def test_exact_upwards_keeps_the_eigenvalues_and_adds_zeros(n, m):
     w = weight(n) / n**0.5
-    own, resized = (np.poly(matrix.numpy()) for matrix in (w, resize(w, m)))  # characteristic polynomials
+    own, resized = (np.poly(matrix.numpy()) for matrix in (w, resize(w, m, "exact")))  # characteristic polynomials
     np.testing.assert_allclose(resized, np.pad(own, (0, m - n)), atol=1e-8)
 
 
 def test_the_counterexample_to_composition_has_the_pages_numbers():
     bias = torch.tensor([0.0, 1.0], dtype=torch.float64)
-    direct, detour = resize_axis_bias(bias, 4), resize_axis_bias(resize_axis_bias(bias, 3), 4)
+    direct, detour = (
+        resize_axis_bias(bias, 4, "exact"),
+        resize_axis_bias(resize_axis_bias(bias, 3, "exact"), 4, "exact"),
+    )
     assert direct.tolist() == [0, 1 / 4, 3 / 4, 1]
     assert detour.tolist() == pytest.approx([0, 5 / 16, 11 / 16, 1])
     w = bias[:, None].expand(2, 2) / 2
-    assert resize(w, 4).sum(1).tolist() == pytest.approx(direct.tolist())
-    assert resize(resize(w, 3), 4).sum(1).tolist() == pytest.approx(detour.tolist())
+    assert resize(w, 4, "exact").sum(1).tolist() == pytest.approx(direct.tolist())
+    assert resize(resize(w, 3, "exact"), 4, "exact").sum(1).tolist() == pytest.approx(detour.tolist())
 
 
 @pytest.mark.parametrize(("n", "m"), PAIRS[::7])
@@ -145,7 +148,7 @@ def test_at_whole_ratios_the_gram_matrix_is_dominant_and_the_pseudo_inverse_at_m
     assert dominance.min() >= ratio / 4 - 1e-9
     eigenvalues = torch.linalg.eigvalsh(gram)
     assert ratio / 4 - 1e-9 <= eigenvalues[0] <= eigenvalues[-1] <= ratio + 1e-9
-    assert absolute_row_sum(resampling_matrix(ratio * n, n)) <= 4
+    assert absolute_row_sum(resampling_matrix(ratio * n, n, "exact")) <= 4
 
 
 def test_from_five_quarters_of_the_anchor_on_the_measured_figures_hold():
@@ -153,7 +156,7 @@ def test_from_five_quarters_of_the_anchor_on_the_measured_figures_hold():
     for n in range(2, 61):
         for m in range(-(-5 * n // 4), 6 * n + 1):
             up = interpolation_matrix(n, m)
-            worst_sum = max(worst_sum, absolute_row_sum(resampling_matrix(m, n)))
+            worst_sum = max(worst_sum, absolute_row_sum(resampling_matrix(m, n, "exact")))
             worst_condition = max(worst_condition, torch.linalg.cond(up.T @ up).item())
     assert worst_sum <= 2.7
     assert worst_condition <= 4
@@ -172,7 +175,7 @@ def null_vector(n: int) -> torch.Tensor:
 def test_one_position_more_the_pseudo_inverse_has_the_closed_form(n):
     up, c = interpolation_matrix(n, n + 1), null_vector(n)
     assert_equal(c @ up, torch.zeros(n, dtype=torch.float64), 1e-12)
-    pseudo_inverse = resampling_matrix(n + 1, n)
+    pseudo_inverse = resampling_matrix(n + 1, n, "exact")
     for j in range(n):
         low, high = c[: j + 1].square().sum(), c[j + 1 :].square().sum()
         row = torch.cat([high * c[: j + 1], -low * c[j + 1 :]]) / ((low + high) * c[j] * up[j, j])
@@ -181,7 +184,7 @@ def test_one_position_more_the_pseudo_inverse_has_the_closed_form(n):
 
 @pytest.mark.parametrize("n", [14, 27, 56, 101, 300])
 def test_one_position_more_amplifies_by_the_root_of_half_pi_n(n):
-    sums = resampling_matrix(n + 1, n).abs().sum(1)
+    sums = resampling_matrix(n + 1, n, "exact").abs().sum(1)
     assert sums.max().item() == pytest.approx((pi * n / 2) ** 0.5, rel=0.02)
     assert abs(sums.argmax().item() - (n - 1) / 2) <= 0.5
     smallest = torch.linalg.svdvals(interpolation_matrix(n, n + 1))[-1].item()
@@ -244,6 +247,6 @@ def test_more_positions_of_the_same_signal_approach_one_operator():
     distances = []
     for m in (50, 500):
         limit = interpolation_matrix(n, m) @ (w @ coefficients)
-        distances.append((resize(w, m) @ signal(centres(m)) - limit).abs().max().item())
+        distances.append((resize(w, m, "exact") @ signal(centres(m)) - limit).abs().max().item())
     assert distances[1] < distances[0] / 20
     assert distances[1] < 1e-4

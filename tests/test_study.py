@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from mmengine.config import Config
 from study import report
-from study.estimates import averages, differences, estimate, relative_seconds, value_at
+from study.estimates import averages, differences, estimate, value_at
 from study.evaluation import evaluated_config, known_rows, missing_points, predictions_of, rows_file
 from study.plan import ANSWERS, FULL, NETWORKS, WIDE, answers_of, points_of, recipes_of
 from study.rivals import RIVALS
@@ -67,8 +67,9 @@ def test_no_two_recipes_are_the_same_training(network, recipe):
 
 
 @pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
-def test_random_scales_is_the_demo_itself(network):
+def test_random_scales_is_the_demo_trained_with_exact(network):
     demo = Config.fromfile(network.config)
+    demo.model.backbone.interpolation = "exact"
     cfg = config(network, "random scales", 0, network.steps)
     assert cfg.model == demo.model
     assert cfg.train_dataloader.dataset.pipeline == demo.train_dataloader.dataset.pipeline
@@ -198,6 +199,16 @@ def test_one_seed_has_no_error():
     assert (estimate([0.5]).error, str(estimate([0.5]))) == (None, "50.0")
 
 
+def test_a_size_that_was_not_evaluated_is_shown_as_nothing():
+    found = value_at([row(factor=1)], ("zoom", 2), "mIoU", recipe="random scales")
+    assert (found.count, str(found), found.signed) == (0, "", "")
+
+
+def test_bars_are_of_the_sizes_that_were_evaluated():
+    rows = [r for r in complete_rows() if (r["kind"], r["factor"]) in (("zoom", 1), ("extent", 1), ("extent", 2))]
+    assert [measured for _, measured, _ in report.bars(rows)][1:] == ["0.0 at extent 2", "0.0 at extent 2"]
+
+
 def test_averages_are_by_seed_and_leave_wide_scenes_out():
     rows = [row(s, "extent", f, value=v) for s, f, v in [(0, 1, 0.2), (0, 4, 0.4), (0, 8, 0.0), (1, 1, 0.6)]]
     assert averages(rows, "UperNet", "random scales", "exact", "extents") == pytest.approx({0: 0.3, 1: 0.6})
@@ -208,12 +219,6 @@ def test_differences_are_paired_on_the_seed():
     rows = [row(seed, answer=a, value=v) for a, found in values.items() for seed, v in enumerate(found)]
     found = differences(rows[::-1], "UperNet", "random scales", "bounded", "exact", "zooms")
     assert sorted(found) == pytest.approx([0.1, 0.2])
-
-
-def test_times_are_compared_where_both_were_measured():
-    rows = [row(factor=1, seconds=2.0), row(factor=2, seconds=100.0), row(factor=1, answer="windows", seconds=6.0)]
-    assert relative_seconds(rows, "windows", "exact", network="UperNet") == 3
-    assert relative_seconds(rows, "naive", "exact", network="UperNet") is None
 
 
 def test_a_value_is_found_at_its_size():
@@ -269,9 +274,12 @@ def test_the_best_mean_is_bold():
     assert re.findall(r"\*\*(.*?)\*\*", line) == ["90.0 ± 0.0"]
 
 
-def test_missing_networks_are_named():
-    rows = [r for r in complete_rows() if (r["network"], r["recipe"]) != ("UperNet", "tuned")]
-    assert report.missing(rows) == ["UperNet, tuned"]
+def test_pictures_of_an_incomplete_study_are_refused(tmp_path):
+    command = [sys.executable, str(ROOT / "benchmarks/study"), "--part", "figures", "--out", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "study: Mask R-CNN, one size, seed 0 is not evaluated: run the other parts first" in done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_tables_are_replaced_in_their_place(tmp_path):
@@ -289,7 +297,7 @@ def test_a_page_without_the_table_s_place_is_left_as_it_is(tmp_path):
     assert "old" in page.read_text()
 
 
-@pytest.mark.parametrize("name", [*report.TABLES, "wide", "spectra"])
+@pytest.mark.parametrize("name", [*report.TABLES, *report.OTHER_TABLES])
 def test_the_docs_have_every_table_filled(name):
     filled = re.search(rf"<!-- study: {name} -->\n(.*?)<!-- end -->", PAGE.read_text(), re.S)
     assert filled
@@ -308,7 +316,7 @@ def test_a_quick_study_runs_from_training_to_pictures_and_is_not_repeated(tmp_pa
     assert {(r["network"], r["recipe"]) for r in rows} == {(network.name, recipe) for network, recipe in JOBS}
     assert {r["interpolation"] for r in rows} == set(ANSWERS)
     tables = (out / "tables.md").read_text()
-    assert all(f"## {name}\n" in tables for name in (*report.TABLES, "wide", "spectra"))
+    assert all(f"## {name}\n" in tables for name in (*report.TABLES, *report.OTHER_TABLES))
     assert {p.name for p in out.glob("*.png")} >= {"summary.png", "weights.png", "fields.png", "curves-upernet.png"}
     written = {path: path.stat().st_mtime_ns for name in ("final.pth", "rows.json") for path in out.rglob(name)}
     run_study([*command, "--part", "train", "evaluate"])

@@ -9,7 +9,8 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
-from study.causes import boxes_only, limits, split, within
+from study.causes import split, within
+from study.limits import boxes_only, limits
 
 from mmsmlp.coco import coco_annotation, write_coco
 from mmsmlp.coins import write_coins

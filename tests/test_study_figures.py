@@ -16,7 +16,7 @@ from torch import nn
 
 from mmsmlp import SMLPNet
 from mmsmlp.layers import AxisLinear
-from mmsmlp.resize import METHODS, interpolation_matrix, resampling_matrix
+from mmsmlp.resize import DEFAULT_METHOD, METHODS, interpolation_matrix, resampling_matrix
 
 TWO_STAGES = {"embed_dims": 4, "depths": (2, 2)}  # strides 4 and 8
 CONFIG = """
@@ -214,7 +214,7 @@ def test_another_interpolation_is_set_on_a_copy(images):
     net = network()
     other = with_interpolation(net, "naive")
     assert {m.interpolation for m in other.modules() if isinstance(m, AxisLinear)} == {"naive"}
-    assert {m.interpolation for m in net.modules() if isinstance(m, AxisLinear)} == {"exact"}
+    assert {m.interpolation for m in net.modules() if isinstance(m, AxisLinear)} == {DEFAULT_METHOD}
     torch.testing.assert_close(other(images), net(images))
     with pytest.raises(ValueError, match="unknown interpolation 'cubic'"):
         with_interpolation(net, "cubic")

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mmsmlp import SMLPNet
 from mmsmlp.valid_area import attach_valid_sizes
+from padding import INTERPOLATION
 
 # Heights and widths in pixels. On the same canvas, 320 x 320.
 BATCHES = {
@@ -29,7 +30,7 @@ def measure(repeats: int, track: Callable) -> list[dict]:
             ``noted`` (with valid areas), and ``ratio``, the median over runs of one over the other.
     """
     torch.manual_seed(0)
-    network = SMLPNet("tiny")
+    network = SMLPNet("tiny", interpolation=INTERPOLATION)
     rows = []
     for (name, sizes), kind in track([(b, k) for b in BATCHES.items() for k in ("forward", "training step")], "Cost"):
         batch = torch.zeros(len(sizes), 3, 320, 320)

@@ -14,6 +14,7 @@ from mmsmlp import SMLPNet
 from mmsmlp.files import atomic_file
 from mmsmlp.photos.photographs import photograph, window
 from mmsmlp.valid_area import attach_valid_sizes
+from padding import INTERPOLATION
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -22,8 +23,8 @@ from matplotlib.colors import LogNorm
 # Of the first, the differences are drawn. 320 x 320 is the canvas, in multiples of 32 as mmdet pads.
 PHOTOGRAPHS = {"coffee": (203, 290), "chelsea": (300, 217), "rocket": (317, 188), "astronaut": (256, 256)}
 NETWORKS = {
-    "sMLPNet-T, valid areas": lambda: SMLPNet("tiny"),
-    "sMLPNet-T": lambda: SMLPNet("tiny"),
+    "sMLPNet-T, valid areas": lambda: SMLPNet("tiny", interpolation=INTERPOLATION),
+    "sMLPNet-T": lambda: SMLPNet("tiny", interpolation=INTERPOLATION),
     "Swin-T (mmdet)": lambda: MODELS.build({"type": "SwinTransformer"}),
     "ResNet-50 (mmdet)": lambda: MODELS.build({"type": "ResNet", "depth": 50, "norm_eval": False}),
 }

@@ -13,6 +13,8 @@ import numpy as np
 from mmengine.config import Config
 from mmengine.registry import DATASETS, init_default_scope
 
+from padding import INTERPOLATION
+
 ROOT = Path(__file__).parents[2]
 MASK_RCNN = ROOT / "configs/demo/mask-rcnn_smlpnet-mini_coins.py"
 UPERNET = ROOT / "configs/demo/upernet_smlpnet-mini_coins.py"
@@ -29,6 +31,7 @@ def config(name: str, seed: int, steps: int) -> Config:
     """The config of one of ``DETECTORS`` or ``SEGMENTORS``."""
     detector = name.startswith("Mask R-CNN")
     cfg = Config.fromfile(MASK_RCNN if detector else UPERNET)
+    cfg.model.backbone.interpolation = INTERPOLATION
     if "valid areas" in name:
         cfg.model.data_preprocessor.type = f"mmsmlp.{cfg.model.data_preprocessor.type}"
     if "neck" in name:

@@ -63,6 +63,10 @@ def _jobs(args: argparse.Namespace) -> list[tuple[Network, str, int]]:
     return [(n, recipe, seed) for seed in args.seeds for n in args.network for recipe in recipes_of(n)]
 
 
+def _sizes(args: argparse.Namespace, network: Network) -> list[tuple[str, float]]:
+    return QUICK_SIZES if args.quick else points_of(network)
+
+
 def _train(args: argparse.Namespace) -> None:
     # Those that go on from another's checkpoint wait for all others.
     for title, tuned in (("Training", False), ("Tuning", True)):
@@ -80,7 +84,7 @@ def _train(args: argparse.Namespace) -> None:
 
 def _evaluate(args: argparse.Namespace) -> None:
     for network in args.network:
-        sizes = QUICK_SIZES if args.quick else points_of(network)
+        sizes = _sizes(args, network)
         jobs = [(recipe, seed) for n, recipe, seed in _jobs(args) if n is network]
         rows = {job: known_rows(network, *job, args.out) for job in jobs}
         jobs = [job for job in jobs if missing_points(network, job[0], sizes, rows[job])]
@@ -100,15 +104,25 @@ def _explain(args: argparse.Namespace) -> None:
 
 
 def _figures(args: argparse.Namespace) -> None:
-    rows = [row for job in _jobs(args) for row in known_rows(*job, args.out)]
-    if lacking := report.missing(rows):
-        raise ValueError(f"there are no results of {'; '.join(lacking)}: run the parts train and evaluate first")
+    rows = []
+    for network, recipe, seed in _jobs(args):
+        known = known_rows(network, recipe, seed, args.out)
+        if missing_points(network, recipe, _sizes(args, network), known):
+            raise ValueError(f"{network.name}, {recipe}, seed {seed} is not evaluated: run the other parts first")
+        planned = set(missing_points(network, recipe, _sizes(args, network), []))  # an older plan may have had others
+        rows += [row for row in known if (row["kind"], row["factor"], row["interpolation"]) in planned]
     _write_json(args.out / "rows.json", rows)
     wide = json.loads((args.out / "wide.json").read_text())
-    spectra = draw_all(rows, args.seeds, args.out)
-    _write_json(args.out / "spectra.json", spectra)
+    numbers = draw_all(rows, args.seeds, args.out)
+    _write_json(args.out / "figures.json", numbers)
     tables = {name: table(rows) for name, table in report.TABLES.items()}
-    tables |= {"wide": report.wide_table(wide), "spectra": report.spectra_table(spectra)}
+    other = (
+        report.wide_table(wide),
+        report.limits_table(wide),
+        report.spectra_table(numbers),
+        report.times_table(numbers),
+    )
+    tables |= dict(zip(report.OTHER_TABLES, other))
     with atomic_file(args.out / "tables.md") as new:
         new.write_text("\n\n".join(f"## {name}\n\n{table}" for name, table in tables.items()) + "\n")
     console = Console(width=None if sys.stdout.isatty() else 150)
@@ -119,7 +133,7 @@ def _figures(args: argparse.Namespace) -> None:
         for picture in sorted(args.out.glob("*.png")):
             with atomic_file(PAGE.parent / "images" / f"study-{picture.name}") as new:
                 new.write_bytes(picture.read_bytes())
-    console.print(f"wrote rows.json, wide.json, spectra.json, tables.md and pictures to {args.out}")
+    console.print(f"wrote rows.json, wide.json, figures.json, tables.md and pictures to {args.out}")
 
 
 def _shown(items: Iterator, title: str, total: int) -> Iterator:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import nan
 from statistics import mean, stdev
 
 from study.plan import NETWORKS, WIDE
@@ -13,23 +14,32 @@ GROUPS = {"zooms": "zoom", "extents": "extent", "grids": "grid"}
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over seeds in points (percent), and its standard error; without one if there is one seed only."""
+    """A mean over seeds in points (percent), and its standard error; without one if there is one seed only.
+
+    Of no seeds at all, where a size was not evaluated, it is not a number, and shown as nothing.
+    """
 
     mean: float
     error: float | None
     count: int
 
     def __str__(self) -> str:
+        if not self.count:
+            return ""
         return f"{self.mean:.1f}" + ("" if self.error is None else f" ± {self.error:.1f}")
 
     @property
     def signed(self) -> str:
         """The same with a sign, for differences."""
+        if not self.count:
+            return ""
         return f"{self.mean:+.2f}" + ("" if self.error is None else f" ± {self.error:.2f}")
 
 
 def estimate(values: list[float]) -> Estimate:
     """Mean and standard error of the mean of values in [0, 1], in points."""
+    if not values:
+        return Estimate(nan, None, 0)
     error = 100 * stdev(values) / len(values) ** 0.5 if len(values) > 1 else None
     return Estimate(100 * mean(values), error, len(values))
 
@@ -70,11 +80,3 @@ def value_at(rows: list[dict], size: tuple[str, float], metric: str, **wanted) -
     kind, factor = size
     chosen = select(rows, kind=kind, **wanted)
     return estimate([row[metric] for row in chosen if abs(row["factor"] - factor) < 1e-9])
-
-
-def relative_seconds(rows: list[dict], answer: str, reference: str, **wanted) -> float | None:
-    """Time of an answer over that of another, summed over all sizes that both were evaluated at."""
-    chosen = [select(rows, interpolation=a, **wanted) for a in (answer, reference)]
-    seconds = [{(r["seed"], r["kind"], r["factor"]): r["seconds"] for r in found} for found in chosen]
-    both = seconds[0].keys() & seconds[1].keys()
-    return sum(seconds[0][key] for key in both) / sum(seconds[1][key] for key in both) if both else None

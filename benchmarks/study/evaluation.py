@@ -16,7 +16,7 @@ from mmsmlp.resize import METHODS
 from mmsmlp.scenes import write_extent, write_symmetries
 from mmsmlp.sweep import Point, Sweep
 from mmsmlp.tasks import class_name, find_task
-from study.causes import boxes_only
+from study.limits import boxes_only
 from study.plan import ROOT, Network, answers_of
 from study.rivals import RIVALS, use_rival
 from study.training import fingerprint_of, folder_of
@@ -126,9 +126,10 @@ def predictions_of(network: Network, recipe: str, seed: int, out: Path, kind: st
 def known_rows(network: Network, recipe: str, seed: int, out: Path) -> list[dict]:
     """Rows written before for the checkpoint that is there now."""
     file = rows_file(network, recipe, seed, out)
-    known = json.loads(file.read_text()) if file.exists() else {}
-    fingerprint = fingerprint_of(folder_of(network, recipe, seed, out))
-    return known["rows"] if known.get("fingerprint") == fingerprint else []
+    if not file.exists():
+        return []
+    known = json.loads(file.read_text())
+    return known["rows"] if known["fingerprint"] == fingerprint_of(folder_of(network, recipe, seed, out)) else []
 
 
 def missing_points(network: Network, recipe: str, sizes: list[tuple], rows: list[dict]) -> list[tuple[str, float, str]]:

@@ -9,6 +9,8 @@ from mmengine.config import Config
 from torch import Tensor
 
 from mmsmlp.photos.photographs import photograph, window
+from mmsmlp.resize import DEFAULT_METHOD
+from study import times
 from study.backbones import axis_weights, initial_backbone, load_backbone, untrained, with_interpolation
 from study.curves import draw_network, draw_summary
 from study.fields import draw_receptive_fields
@@ -32,7 +34,8 @@ def draw_all(rows: list[dict], seeds: list[int], out: Path) -> dict:
         out (Path): Folder of the study.
 
     Returns:
-        dict: ``weights``, ``fields`` and ``spectra``: the numbers in the pictures, by network.
+        dict: ``weights``, ``fields`` and ``spectra``: the numbers in the pictures, by network; ``times``, rows of
+            :func:`study.times.measure`.
     """
     draw_summary(rows, out / "summary.png", RECIPE)
     numbers: dict = {"weights": {}, "fields": {}, "spectra": {}}
@@ -50,16 +53,16 @@ def draw_all(rows: list[dict], seeds: list[int], out: Path) -> dict:
             key = "stage 1, block 1, along H"
             shown = {key: after[key], "what training added to it": after[key] - before[key]}
             numbers["weights"][network.name] = draw_weights(shown, out / "weights.png")
+            numbers["times"] = times.measure(with_interpolation(trained[0], DEFAULT_METHOD))
             numbers["fields"][network.name] = _draw_fields(network, trained[0], out / "fields.png")
     return numbers
 
 
 def _draw_fields(network: Network, trained: torch.nn.Module, out: Path) -> dict:
     images = _crops(network)
-    columns = {"trained, exact": trained}
-    columns |= {f"trained, {m}": with_interpolation(trained, m) for m in ("bounded", "naive")}
+    columns = {f"trained, {m}": with_interpolation(trained, m) for m in ("exact", "bounded", "naive")}
     columns |= {f"trained, {r}": use_rival(trained, r) for r in ("features", "windows")}
-    columns["random weights, exact"] = untrained(trained, images)
+    columns["random weights, exact"] = with_interpolation(untrained(trained, images), "exact")
     return draw_receptive_fields(columns, images, out)
 
 

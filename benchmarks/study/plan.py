@@ -88,7 +88,7 @@ NETWORKS = {
 }
 
 WIDE = 4  # extents above are for seeing where it ends
-ZOOMS = (1 / 3, 0.5, 0.75, 1, 1.5, 2, 3)
+ZOOMS = (1 / 3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
 
 # Recipe -> what it is. The demo's is "random scales".
 RECIPES = {
@@ -105,6 +105,8 @@ RECIPES = {
 STARTS = {"tuned": "random scales", "tuned, re-anchored": "random scales"}
 
 
+# There, minutes a point; what is asked is where it ends, not which answer is the best.
+_WIDE_ANSWERS = {"Mask R-CNN": ("exact", "bounded", "scaled", "windows"), "classifier": ("exact", "bounded")}
 # Recipes whose checkpoints are evaluated with every answer and at every size.
 FULL = ("one size", "random scales", "random sizes")
 
@@ -127,8 +129,9 @@ def points_of(network: Network) -> list[tuple[str, float]]:
 def answers_of(network: Network, recipe: str, kind: str, factor: float) -> tuple[str, ...]:
     """The answers that a recipe's checkpoints are evaluated with at a size."""
     if recipe not in FULL:
-        # With valid areas a network has no one grid to resize features to; the others are for comparing recipes.
-        return METHODS if kind != "extent" or factor <= WIDE else ()
-    if network.name == "Mask R-CNN" and kind == "extent" and factor > WIDE:
-        return ("exact", "bounded", "scaled", "windows")  # minutes each; the cause is asked there, not the order
+        # These are for comparing recipes. With valid areas a network has no one grid to resize features to.
+        methods = METHODS if network.name == "Mask R-CNN" else ("exact", "bounded")
+        return methods if kind != "extent" or factor <= WIDE else ()
+    if kind == "extent" and factor > WIDE:
+        return _WIDE_ANSWERS.get(network.name, ANSWERS)
     return ANSWERS

@@ -9,7 +9,7 @@ from pathlib import Path
 from mmsmlp.files import atomic_file
 from mmsmlp.resize import DEFAULT_METHOD as DEFAULT
 from mmsmlp.resize import METHODS
-from study.estimates import GROUPS, Estimate, averages, differences, estimate, relative_seconds, select, value_at
+from study.estimates import GROUPS, Estimate, averages, differences, estimate, select, value_at
 from study.plan import ANSWERS, FULL, NETWORKS, ZOOMS, recipes_of
 
 _NAMES = {"features": "feature resizing", "windows": "sliding windows"}
@@ -78,12 +78,14 @@ def sizes_table(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def times_table(rows: list[dict]) -> str:
-    """Time of every answer over the default's, on the same images."""
-    lines = _header("time / that of " + f"`{DEFAULT}`", *(_NAMES.get(a, f"`{a}`") for a in ANSWERS))
-    for network in NETWORKS:
-        ratios = [relative_seconds(rows, a, DEFAULT, network=network, recipe="random scales") for a in ANSWERS]
-        lines.append(_row(network, *(f"{ratio:.2f}" if ratio else "" for ratio in ratios)))
+def times_table(numbers: dict) -> str:
+    """Time of the backbone with every answer over that with the default, on the same image."""
+    lines = _header(f"time / that of `{DEFAULT}`", *(_NAMES.get(a, f"`{a}`") for a in ANSWERS))
+    for row in numbers["times"]:
+        own = row["milliseconds"][DEFAULT]
+        height, width = row["size"]
+        ratios = (f"{row['milliseconds'][answer] / own:.2f}" for answer in ANSWERS)
+        lines.append(_row(f"{height} x {width}, {own:.0f} ms", *ratios))
     return "\n".join(lines)
 
 
@@ -126,7 +128,10 @@ def bars(rows: list[dict]) -> list[tuple[str, str, bool]]:
             losses = {}
             for factor in factors:
                 here, own = (_default_at(rows, "Mask R-CNN", recipe, (kind, f), "bbox_mAP_50") for f in (factor, 1))
-                losses[factor] = own.mean - here.mean
+                if here.count and own.count:
+                    losses[factor] = own.mean - here.mean
+            if not losses:
+                continue
             factor = max(losses, key=losses.get)
             sizes = "zooms 0.75 to 2" if kind == "zoom" else "extents to 4"
             result.append(
@@ -142,32 +147,27 @@ TABLES: dict[str, Callable[[list[dict]], str]] = {
     "recipes": recipes_table,
     "training": training_table,
     "sizes": sizes_table,
-    "times": times_table,
     "bars": bars_table,
 }
+OTHER_TABLES = ("wide", "limits", "spectra", "times")  # of other results than rows
 
 
 def wide_table(wide: dict) -> str:
     """What the AP of wide scenes lacks, by cause: means over seeds, in points; then what other limits change."""
-    lines = _header(
-        "trained",
-        "extent",
-        "box AP",
-        "AP50",
-        "objects missed",
-        "AP with perfect boxes",
-        "with perfect scores",
-        "with both",
-    )
+    causes = ("localisation", "scores", "both")
+    gains = [f"gain: perfect {name}" for name in ("boxes", "scores", "both")]
+    lines = _header("trained", "extent", "box AP", "AP50", "inside: box AP", "objects missed", *gains)
     for recipe, extent in dict.fromkeys((row["recipe"], row["extent"]) for row in wide["split"]):
         found = select(wide["split"], recipe=recipe, extent=extent)
-        own = [estimate([row[key] for row in found]) for key in ("bbox_mAP", "bbox_mAP_50", "missed")]
-        gains = [
-            estimate([row["restored"][cause]["bbox_mAP"] for row in found]).signed
-            for cause in ("localisation", "scores", "both")
-        ]
-        lines.append(_row(recipe, extent, *own, *gains))
-    lines += ["", *_header("extent", "proposals kept", "detections kept", "proposals' recall", "box AP", "AP50")]
+        own = [estimate([row[key] for row in found]) for key in ("bbox_mAP", "bbox_mAP_50", "inside", "missed")]
+        mended = [estimate([row["restored"][cause]["bbox_mAP"] for row in found]).signed for cause in causes]
+        lines.append(_row(recipe, extent, *own, *mended))
+    return "\n".join(lines)
+
+
+def limits_table(wide: dict) -> str:
+    """What other limits of proposals and detections change, of one checkpoint."""
+    lines = _header("extent", "proposals kept", "detections kept", "proposals' recall", "box AP", "AP50")
     for row in wide["limits"]:
         numbers = [f"{100 * row[key]:.1f}" for key in ("proposal_recall", "bbox_mAP", "bbox_mAP_50")]
         lines.append(_row(row["extent"], row["max_proposals"], row["max_detections"], *numbers))
@@ -207,16 +207,6 @@ def write_into(page: Path, tables: dict[str, str]) -> None:
         text = between.sub(lambda match: match[1] + table + "\n" + match[2], text)  # noqa: B023
     with atomic_file(page) as new:
         new.write_text(text)
-
-
-def missing(rows: list[dict]) -> list[str]:
-    """Networks and recipes of the plan without any row."""
-    return [
-        f"{network}, {recipe}"
-        for network in NETWORKS
-        for recipe in recipes_of(NETWORKS[network])
-        if not select(rows, network=network, recipe=recipe)
-    ]
 
 
 def _default_at(rows: list[dict], network: str, recipe: str, size: tuple[str, float], metric: str = "") -> Estimate:

@@ -81,8 +81,7 @@ def config(network: Network, recipe: str, seed: int, steps: int) -> Config:
     dataset = cfg.train_dataloader.dataset
     dataset.data_root = str(ROOT / dataset.data_root) + "/"
     _PIPELINES[cfg.default_scope](network, recipe, cfg)
-    if recipe == "random sizes, bounded":
-        cfg.model.backbone.interpolation = "bounded"
+    cfg.model.backbone.interpolation = "bounded" if recipe == "random sizes, bounded" else "exact"
     if recipe == "small start":
         cfg.model.backbone.init_cfg = {"type": "Uniform", "layer": "AxisLinear", "a": -SMALL, "b": SMALL}
     if recipe == "tuned, re-anchored":
