@@ -1,19 +1,27 @@
-"""Counts parameters and multiply-accumulates of every config of the zoo, at its test size.
+"""Figures of every model of the zoo: parameters and multiply-accumulates, counted; speed and training memory, measured.
 
-Detectors at 800 x 1280 (their test images have 800 rows or columns), segmentors at the size of their training crops (on
-Cityscapes that is one of the 9 windows of a test image), classifiers at their own size. 10 minutes on a core, of which
-the large detectors take most. --write puts the figures into configs/*/metafile.yml and, from there, the tables into the
-READMEs.
+All at the test size: detectors at 800 x 1280 (their test images have 800 rows or columns), segmentors at the size of
+their training crops (on Cityscapes one of the 9 windows of a test image), classifiers at their own size. Configs with
+the same model, as of 1x and 3x, are counted and measured once. --measure adds speed and memory, each model in a fresh
+process (benchmarks/zoo_measure.py says what exactly): on an idle machine only. --write puts all figures that are known
+into configs/*/metafile.yml and, from there, the tables into the READMEs.
 
-python benchmarks/zoo.py
-python benchmarks/zoo.py --only mask-rcnn_smlpnet-tiny_fpn_1x_coco
+What is known is kept in --out as it comes: the command can be stopped and called again. About 5 minutes to count and 12
+to measure, on 2 cores.
+
 python benchmarks/zoo.py --write
+python benchmarks/zoo.py --measure --write
+python benchmarks/zoo.py --only mask-rcnn_smlpnet-tiny_fpn_1x_coco
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import logging
+import re
+import subprocess
 import sys
 import warnings
 from pathlib import Path
@@ -31,10 +39,20 @@ ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("classification", "detection", "segmentation")
 DETECTION_SIZE = (800, 1280)
 MARKS = "<!-- zoo: written by benchmarks/zoo.py --write -->", "<!-- end of zoo -->"
-HEADINGS = {
-    "README.md": ("config", "M parameters", "GMAC", "at", "accuracy", "not trained"),
-    "README.zh-CN.md": ("配置", "参数量(M)", "GMAC", "输入尺寸", "精度", "未训练"),
+# The README's own rows; the others are in the README of their folder.
+SHORT = re.compile(r"mask-rcnn_smlpnet-\w+_fpn_1x_coco|upernet_smlpnet-\w+_8xb2-160k_ade20k-512x512")
+# Headings of a table, and its words for what is not known.
+WORDS = {
+    "README.md": (
+        ("config", "M parameters", "GMAC", "at", "s an image", "training, GB (images)", "accuracy"),
+        ("not measured", "not trained"),
+    ),
+    "README.zh-CN.md": (
+        ("配置", "参数量(M)", "GMAC", "输入尺寸", "每幅图像的秒数", "训练显存/内存 GB(图像数)", "精度"),
+        ("未测量", "未训练"),
+    ),
 }
+COUNTED, MEASURED = ("parameters", "macs"), ("seconds", "memory", "images", "hardware")
 
 
 def configs() -> list[str]:
@@ -58,19 +76,37 @@ def shape(config: str, cfg: Config) -> tuple[int, int]:
     return (384, 384) if "384px" in config else (224, 224)
 
 
-def row(config: str) -> dict:
-    """Count a config.
-
-    Args:
-        config (str): Its path in the repository.
-
-    Returns:
-        dict: ``config``, ``shape`` (height, width), ``parameters`` and ``macs``.
-    """
+def key(config: str) -> str:
+    """What configs with the same figures share: the model, but for its weights and drop path, and the size."""
     cfg = Config.fromfile(ROOT / config)
-    size = shape(config, cfg)
-    count = count_config(cfg, size)
-    return {"config": config, "shape": size, "parameters": count.parameters, "macs": count.total_macs}
+    model = cfg.model.to_dict()
+    for name in ("init_cfg", "drop_path_rate"):
+        model["backbone"].pop(name, None)
+    return hashlib.sha256(json.dumps([model, shape(config, cfg)], sort_keys=True).encode()).hexdigest()[:16]
+
+
+def count(config: str) -> dict:
+    """Count a config: its ``parameters`` and ``macs``."""
+    cfg = Config.fromfile(ROOT / config)
+    counted = count_config(cfg, shape(config, cfg))
+    return {"parameters": counted.parameters, "macs": counted.total_macs}
+
+
+def measure(config: str) -> dict:
+    """Measure a config in a fresh process: ``seconds``, ``memory`` in bytes, ``images`` and ``hardware``."""
+    size = shape(config, Config.fromfile(ROOT / config))
+    command = [sys.executable, str(ROOT / "benchmarks/zoo_measure.py"), config, *map(str, size)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or [f"a process ended with {done.returncode}: out of memory?"]
+        sys.exit(f"zoo: {config}: {lines[-1]}. What was measured before is kept")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def row(config: str, figures: dict) -> dict:
+    """``config``, ``shape`` (height, width), ``parameters``, ``macs``, and what is measured, None if it is not."""
+    known = {name: figures.get(name) for name in (*COUNTED, *MEASURED)}
+    return {"config": config, "shape": shape(config, Config.fromfile(ROOT / config)), **known}
 
 
 def listed() -> list[dict]:
@@ -79,9 +115,13 @@ def listed() -> list[dict]:
     for folder in FOLDERS:
         for model in yaml.safe_load((ROOT / "configs" / folder / "metafile.yml").read_text("utf-8"))["Models"]:
             data = model["Metadata"]
-            size = tuple(int(side) for side in data["Test Size"].split(" x "))
-            found = {"shape": size, "parameters": data["Parameters"], "macs": data["FLOPs"]}
-            rows[model["Config"]] = {"config": model["Config"], **found}
+            figures = {"parameters": data["Parameters"], "macs": data["FLOPs"]}
+            if "Training Memory (GB)" in data:
+                (time,) = data["inference time (ms/im)"]
+                memory = round(data["Training Memory (GB)"] * 1e9)
+                figures |= {"seconds": time["value"] / 1e3, "hardware": time["hardware"], "memory": memory}
+                figures["images"] = data["Training Memory Images"]
+            rows[model["Config"]] = row(model["Config"], figures)
     return [rows[config] for config in configs() if config in rows]
 
 
@@ -98,23 +138,16 @@ def metafile(folder: str, rows: list[dict]) -> str:
     }
     models = []
     for found in rows:
-        cfg = Config.fromfile(ROOT / found["config"])
-        loop = cfg.train_cfg
-        schedule = {"Epochs": loop.max_epochs} if "max_epochs" in loop else {"Iterations": loop.max_iters}
+        stem = Path(found["config"]).stem
         data = {"classification": "ImageNet-1k", "detection": "COCO"}.get(folder)
         models.append(
             {
-                "Name": Path(found["config"]).stem,
+                "Name": stem,
                 "In Collection": "sMLPNet",
                 "Config": found["config"],
                 "Metadata": {
-                    "Training Data": data or ("Cityscapes" if "cityscapes" in found["config"] else "ADE20K"),
-                    "Training Resources": "8 GPUs (not trained)",
-                    "Batch Size": cfg.auto_scale_lr.base_batch_size,
-                    **schedule,
-                    "Test Size": " x ".join(map(str, found["shape"])),
-                    "Parameters": found["parameters"],
-                    "FLOPs": found["macs"],
+                    "Training Data": data or ("Cityscapes" if "cityscapes" in stem else "ADE20K"),
+                    **_metadata(found),
                 },
                 "README": f"configs/{folder}/README.md",
             }
@@ -124,15 +157,38 @@ def metafile(folder: str, rows: list[dict]) -> str:
     return header + yaml.safe_dump(content | {"Models": models}, sort_keys=False, allow_unicode=True, width=120)
 
 
+def _metadata(found: dict) -> dict:
+    """What a metafile says of a row, under OpenMMLab's names."""
+    cfg = Config.fromfile(ROOT / found["config"])
+    loop, size = cfg.train_cfg, " x ".join(map(str, found["shape"]))
+    metadata = {
+        "Training Resources": "8 GPUs (not trained)",
+        "Batch Size": cfg.auto_scale_lr.base_batch_size,
+        **({"Epochs": loop.max_epochs} if "max_epochs" in loop else {"Iterations": loop.max_iters}),
+        "Test Size": size,
+        "Parameters": found["parameters"],
+        "FLOPs": found["macs"],
+    }
+    if found["seconds"] is not None:
+        conditions = {"hardware": found["hardware"], "backend": "PyTorch", "batch size": 1, "mode": "FP32"}
+        time = {"value": round(1e3 * found["seconds"]), **conditions, "resolution": size}
+        metadata |= {"inference time (ms/im)": [time]}
+        metadata |= {"Training Memory (GB)": round(found["memory"] / 1e9, 1), "Training Memory Images": found["images"]}
+    return metadata
+
+
 def markdown(rows: list[dict], document: str) -> str:
     """The table of a document, whose links start from the document's folder."""
-    *headings, untrained = HEADINGS[Path(document).name]
+    headings, (unmeasured, untrained) = WORDS[Path(document).name]
     lines = ["| " + " | ".join(headings) + " |", "|---|" + "---|" * (len(headings) - 1)]
     for found in rows:
         path = Path(found["config"])
         link = path.name if document.startswith("configs/") else found["config"]
-        cells = f"{found['parameters'] / 1e6:.1f}", f"{found['macs'] / 1e9:.1f}", " x ".join(map(str, found["shape"]))
-        lines.append(f"| [{path.stem}]({link}) | " + " | ".join((*cells, untrained)) + " |")
+        measured = (unmeasured, unmeasured)
+        if found["seconds"] is not None:
+            measured = f"{found['seconds']:.2f}", f"{found['memory'] / 1e9:.1f} ({found['images']})"
+        counted = f"{found['parameters'] / 1e6:.1f}", f"{found['macs'] / 1e9:.1f}", " x ".join(map(str, found["shape"]))
+        lines.append(f"| [{path.stem}]({link}) | " + " | ".join((*counted, *measured, untrained)) + " |")
     return "\n".join(lines)
 
 
@@ -142,9 +198,12 @@ def documents(rows: list[dict]) -> dict[str, str]:
     texts = {}
     for document in ("README.md", "README.zh-CN.md", *(f"configs/{folder}/README.md" for folder in FOLDERS)):
         folder = str(Path(document).parent)
-        table = markdown([r for r in rows if folder in (".", str(Path(r["config"]).parent))], document)
+        if folder == ".":
+            own = [r for r in rows if SHORT.fullmatch(Path(r["config"]).stem)]
+        else:
+            own = [r for r in rows if str(Path(r["config"]).parent) == folder]
         before, _, rest = (ROOT / document).read_text("utf-8").partition(begin)
-        texts[document] = f"{before}{begin}\n{table}\n{end}{rest.partition(end)[2]}"
+        texts[document] = f"{before}{begin}\n{markdown(own, document)}\n{end}{rest.partition(end)[2]}"
     return texts
 
 
@@ -152,24 +211,36 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = {Path(config).stem: config for config in configs()}
     parser.add_argument("--only", nargs="+", choices=names, default=list(names), metavar="CONFIG", help="by file name")
+    parser.add_argument("--measure", action="store_true", help="speed and training memory, too")
     parser.add_argument("--write", action="store_true", help="update configs/*/metafile.yml and the READMEs")
+    parser.add_argument("--out", type=Path, default=ROOT / "work_dirs/zoo", help="folder of what is known")
     args = parser.parse_args()
     MMLogger.get_instance("mmengine").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module=r"mmseg\.")  # about arguments in its own heads
-    counted = {}
-    for name in track(args.only, "Counting", console=Console(stderr=True)):
-        counted[names[name]] = row(names[name])
-    print(markdown(list(counted.values()), "README.md"))
-    if not args.write:
-        return
-    try:
-        known = {r["config"]: r for r in listed()}
-    except FileNotFoundError:  # the first time
-        known = {}
-    known |= counted
-    if missing := [config for config in names.values() if config not in known]:
-        sys.exit(f"zoo: nothing written, {missing[0]} was never counted: leave out --only")
-    rows = [known[config] for config in names.values()]
+    store = args.out / "figures.json"
+    figures = json.loads(store.read_text()) if store.exists() else {}
+    stages = [("Counting", COUNTED, count)] + ([("Measuring", MEASURED, measure)] if args.measure else [])
+    for title, wanted, find in stages:
+        for name in track(args.only, title, console=Console(stderr=True)):
+            known = figures.setdefault(key(names[name]), {})
+            if not all(figure in known for figure in wanted):
+                known.update(find(names[name]))
+                with atomic_file(store) as new:
+                    new.write_text(json.dumps(figures, indent=1) + "\n")
+    print(markdown([row(names[name], figures[key(names[name])]) for name in args.only], "README.md"))
+    if args.write:
+        write({config: figures.get(key(config), {}) for config in names.values()})
+
+
+def write(figures: dict[str, dict]) -> None:
+    """Update metafiles and READMEs; what is not in ``figures`` (config -> its figures) stays as the metafiles have it."""
+    known = {r["config"]: r for r in listed()} if (ROOT / "configs/detection/metafile.yml").exists() else {}
+    rows = []
+    for config, found in figures.items():
+        if config not in known and not found:
+            sys.exit(f"zoo: nothing written, {config} was never counted: leave out --only")
+        old = {name: known[config][name] for name in (*COUNTED, *MEASURED)} if config in known else {}
+        rows.append(row(config, old | found))
     for folder in FOLDERS:
         own = [r for r in rows if f"/{folder}/" in r["config"]]
         with atomic_file(ROOT / "configs" / folder / "metafile.yml") as new:

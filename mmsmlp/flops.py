@@ -81,8 +81,27 @@ def count_config(config: str | Config, shape: tuple[int, int]) -> OperationCount
         shape (tuple[int, int]): Height and width of the image in pixels; the model's own padding comes on top.
 
     Returns:
-        OperationCount: Counts of a pass in ``mode='tensor'`` (a two-stage detector runs its heads on its own
-            proposals, up to the limits of its ``test_cfg``); in ``mode='predict'`` of mmseg's Mask2Former.
+        OperationCount: Counts of the pass of :func:`build_pass`.
+    """
+    model, data, mode = build_pass(config, shape)
+    return OperationCount(
+        input_shape=tuple(data["inputs"].shape),
+        macs=count_macs(model, lambda: model(**data, mode=mode)),
+        parameters=sum(p.numel() for p in model.parameters()),
+    )
+
+
+def build_pass(config: str | Config, shape: tuple[int, int]) -> tuple[nn.Module, dict, str]:
+    """Build a config's whole model, in eval mode, and what it is called with for one black image.
+
+    Args:
+        config (str | Config): A classifier's, detector's or segmentor's config, as a path or loaded.
+        shape (tuple[int, int]): Height and width of the image in pixels; the model's own padding comes on top.
+
+    Returns:
+        tuple[nn.Module, dict, str]: Model, data and mode for ``model(**data, mode=mode)``. The mode is 'tensor' (a
+            two-stage detector runs its heads on its own proposals, up to the limits of its ``test_cfg``), and 'predict'
+            for mmseg's Mask2Former.
     """
     cfg = config if isinstance(config, Config) else Config.fromfile(config)
     scope = cfg.get("default_scope", "mmengine")
@@ -102,12 +121,7 @@ def count_config(config: str | Config, shape: tuple[int, int]) -> OperationCount
         # mmdet's heads want the samples, which mmseg's segmentors hand on in prediction only.
         if "batch_data_samples" in inspect.signature(model.decode_head.forward).parameters:
             mode = "predict"
-    data = model.data_preprocessor(data, False)
-    return OperationCount(
-        input_shape=tuple(data["inputs"].shape),
-        macs=count_macs(model, lambda: model(**data, mode=mode)),
-        parameters=sum(p.numel() for p in model.parameters()),
-    )
+    return model, model.data_preprocessor(data, False), mode
 
 
 def sparse_mlp_macs(height: int, width: int, channels: int) -> int:
