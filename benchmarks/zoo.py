@@ -24,6 +24,7 @@ import re
 import subprocess
 import sys
 import warnings
+from functools import cache
 from pathlib import Path
 
 import yaml
@@ -67,6 +68,12 @@ def configs() -> list[str]:
     return [str(path.relative_to(ROOT)) for paths in folders for path in paths]
 
 
+@cache
+def load(config: str) -> Config:
+    """A config, to be read only, by its path in the repository."""
+    return Config.fromfile(ROOT / config)
+
+
 def shape(config: str, cfg: Config) -> tuple[int, int]:
     """Height and width in pixels that a config's cost is counted at."""
     if "/detection/" in config:
@@ -78,7 +85,7 @@ def shape(config: str, cfg: Config) -> tuple[int, int]:
 
 def key(config: str) -> str:
     """What configs with the same figures share: the model, but for its weights and drop path, and the size."""
-    cfg = Config.fromfile(ROOT / config)
+    cfg = load(config)
     model = cfg.model.to_dict()
     for name in ("init_cfg", "drop_path_rate"):
         model["backbone"].pop(name, None)
@@ -87,14 +94,14 @@ def key(config: str) -> str:
 
 def count(config: str) -> dict:
     """Count a config: its ``parameters`` and ``macs``."""
-    cfg = Config.fromfile(ROOT / config)
+    cfg = load(config)
     counted = count_config(cfg, shape(config, cfg))
     return {"parameters": counted.parameters, "macs": counted.total_macs}
 
 
 def measure(config: str) -> dict:
     """Measure a config in a fresh process: ``seconds``, ``memory`` in bytes, ``images`` and ``hardware``."""
-    size = shape(config, Config.fromfile(ROOT / config))
+    size = shape(config, load(config))
     command = [sys.executable, str(ROOT / "benchmarks/zoo_measure.py"), config, *map(str, size)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -106,14 +113,14 @@ def measure(config: str) -> dict:
 def row(config: str, figures: dict) -> dict:
     """``config``, ``shape`` (height, width), ``parameters``, ``macs``, and what is measured, None if it is not."""
     known = {name: figures.get(name) for name in (*COUNTED, *MEASURED)}
-    return {"config": config, "shape": shape(config, Config.fromfile(ROOT / config)), **known}
+    return {"config": config, "shape": shape(config, load(config)), **known}
 
 
-def listed() -> list[dict]:
-    """The rows as the metafiles have them."""
+def listed(root: Path = ROOT) -> list[dict]:
+    """The rows as the metafiles below a folder have them."""
     rows = {}
     for folder in FOLDERS:
-        for model in yaml.safe_load((ROOT / "configs" / folder / "metafile.yml").read_text("utf-8"))["Models"]:
+        for model in yaml.safe_load((root / "configs" / folder / "metafile.yml").read_text("utf-8"))["Models"]:
             data = model["Metadata"]
             figures = {"parameters": data["Parameters"], "macs": data["FLOPs"]}
             if "Training Memory (GB)" in data:
@@ -159,7 +166,7 @@ def metafile(folder: str, rows: list[dict]) -> str:
 
 def _metadata(found: dict) -> dict:
     """What a metafile says of a row, under OpenMMLab's names."""
-    cfg = Config.fromfile(ROOT / found["config"])
+    cfg = load(found["config"])
     loop, size = cfg.train_cfg, " x ".join(map(str, found["shape"]))
     metadata = {
         "Training Resources": "8 GPUs (not trained)",
@@ -216,7 +223,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "work_dirs/zoo", help="folder of what is known")
     args = parser.parse_args()
     MMLogger.get_instance("mmengine").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", module=r"mmseg\.")  # about arguments in its own heads
+    warnings.filterwarnings("ignore", module=r"mm(det|seg)\.")  # about their own heads
     store = args.out / "figures.json"
     figures = json.loads(store.read_text()) if store.exists() else {}
     stages = [("Counting", COUNTED, count)] + ([("Measuring", MEASURED, measure)] if args.measure else [])
@@ -233,7 +240,7 @@ def main() -> None:
 
 
 def write(figures: dict[str, dict]) -> None:
-    """Update metafiles and READMEs; what is not in ``figures`` (config -> its figures) stays as the metafiles have it."""
+    """Update metafiles and READMEs by ``figures`` (config -> its figures); what is not there stays as it was."""
     known = {r["config"]: r for r in listed()} if (ROOT / "configs/detection/metafile.yml").exists() else {}
     rows = []
     for config, found in figures.items():

@@ -100,8 +100,8 @@ def build_pass(config: str | Config, shape: tuple[int, int]) -> tuple[nn.Module,
 
     Returns:
         tuple[nn.Module, dict, str]: Model, data and mode for ``model(**data, mode=mode)``. The mode is 'tensor' (a
-            two-stage detector runs its heads on its own proposals, up to the limits of its ``test_cfg``), and 'predict'
-            for mmseg's Mask2Former.
+            two-stage detector runs its heads on its own proposals, with as many masks as a test has at most), and
+            'predict' for mmseg's Mask2Former.
     """
     cfg = config if isinstance(config, Config) else Config.fromfile(config)
     scope = cfg.get("default_scope", "mmengine")
@@ -114,6 +114,9 @@ def build_pass(config: str | Config, shape: tuple[int, int]) -> tuple[nn.Module,
         from mmdet.structures import DetDataSample
 
         data["data_samples"] = [DetDataSample(metainfo=meta)]
+        if getattr(getattr(model, "roi_head", None), "num_stages", 1) > 1 and model.roi_head.with_mask:
+            for head in model.roi_head.mask_head:
+                _limit_masks(head, model.test_cfg.rcnn.max_per_img)
     elif scope == "mmseg":
         from mmseg.structures import SegDataSample
 
@@ -122,6 +125,24 @@ def build_pass(config: str | Config, shape: tuple[int, int]) -> tuple[nn.Module,
         if "batch_data_samples" in inspect.signature(model.decode_head.forward).parameters:
             mode = "predict"
     return model, model.data_preprocessor(data, False), mode
+
+
+def _limit_masks(head: nn.Module, limit: int) -> None:
+    """Let a mask head compute ``limit`` masks, the others zeros.
+
+    mmdet's cascades, other than its plain R-CNN, ask for a mask of each proposal in mode 'tensor', as no test does.
+    """
+    asked = []
+
+    def first(_, inputs):
+        asked.append(len(inputs[0]))
+        return (inputs[0][:limit],)
+
+    def fill_up(_, inputs, masks):
+        return nn.functional.pad(masks, (0, 0, 0, 0, 0, 0, 0, asked.pop() - len(masks)))
+
+    head.register_forward_pre_hook(first)
+    head.register_forward_hook(fill_up)
 
 
 def sparse_mlp_macs(height: int, width: int, channels: int) -> int:
