@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -85,25 +86,68 @@ def count_config(config: str | Config, shape: tuple[int, int]) -> OperationCount
         shape (tuple[int, int]): Height and width of the image in pixels; the model's own padding comes on top.
 
     Returns:
-        OperationCount: Counts of a pass in ``mode='tensor'`` (a two-stage detector runs its heads on its own
-            proposals, up to the limits of its ``test_cfg``).
+        OperationCount: Counts of the pass of :func:`build_pass`.
+    """
+    model, data, mode = build_pass(config, shape)
+    return OperationCount(
+        input_shape=tuple(data["inputs"].shape),
+        macs=count_macs(model, lambda: model(**data, mode=mode)),
+        parameters=sum(p.numel() for p in model.parameters()),
+    )
+
+
+def build_pass(config: str | Config, shape: tuple[int, int]) -> tuple[nn.Module, dict, str]:
+    """Build a config's whole model, in eval mode, and what it is called with for one black image.
+
+    Args:
+        config (str | Config): A classifier's, detector's or segmentor's config, as a path or loaded.
+        shape (tuple[int, int]): Height and width of the image in pixels; the model's own padding comes on top.
+
+    Returns:
+        tuple[nn.Module, dict, str]: Model, data and mode for ``model(**data, mode=mode)``. The mode is 'tensor' (a
+            two-stage detector runs its heads on its own proposals, with as many masks as a test has at most), and
+            'predict' for mmseg's Mask2Former.
     """
     cfg = config if isinstance(config, Config) else Config.fromfile(config)
     scope = cfg.get("default_scope", "mmengine")
     init_default_scope(scope)
     model = revert_sync_batchnorm(MODELS.build(cfg.model)).eval()
     data = {"inputs": [torch.zeros(3, *shape, dtype=torch.uint8)]}
+    meta = {"img_id": 0, "img_shape": shape, "ori_shape": shape, "scale_factor": (1.0, 1.0)}
+    mode = "tensor"
     if scope == "mmdet":
         from mmdet.structures import DetDataSample
 
-        meta = {"img_id": 0, "img_shape": shape, "ori_shape": shape, "scale_factor": (1.0, 1.0)}
         data["data_samples"] = [DetDataSample(metainfo=meta)]
-    data = model.data_preprocessor(data, False)
-    return OperationCount(
-        input_shape=tuple(data["inputs"].shape),
-        macs=count_macs(model, lambda: model(**data, mode="tensor")),
-        parameters=sum(p.numel() for p in model.parameters()),
-    )
+        if getattr(getattr(model, "roi_head", None), "num_stages", 1) > 1 and model.roi_head.with_mask:
+            for head in model.roi_head.mask_head:
+                _limit_masks(head, model.test_cfg.rcnn.max_per_img)
+    elif scope == "mmseg":
+        from mmseg.structures import SegDataSample
+
+        data["data_samples"] = [SegDataSample(metainfo=meta)]
+        # mmdet's heads want the samples, which mmseg's segmentors hand on in prediction only.
+        if "batch_data_samples" in inspect.signature(model.decode_head.forward).parameters:
+            mode = "predict"
+    return model, model.data_preprocessor(data, False), mode
+
+
+def _limit_masks(head: nn.Module, limit: int) -> None:
+    """Let a mask head compute ``limit`` masks, the others zeros.
+
+    mmdet's cascades, other than its plain R-CNN, ask for a mask of each proposal in mode 'tensor', as no test does.
+    """
+    asked = []
+
+    def first(_, inputs):
+        asked.append(len(inputs[0]))
+        return (inputs[0][:limit],)
+
+    def fill_up(_, inputs, masks):
+        return nn.functional.pad(masks, (0, 0, 0, 0, 0, 0, 0, asked.pop() - len(masks)))
+
+    head.register_forward_pre_hook(first)
+    head.register_forward_hook(fill_up)
 
 
 def sparse_mlp_macs(height: int, width: int, channels: int) -> int:

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mmsmlp import SMLPNet
 from mmsmlp.axis_mixing import choose_path
-from mmsmlp.flops import PARTS, count_config, count_macs
+from mmsmlp.flops import PARTS, build_pass, count_config, count_macs
 from mmsmlp.resize import DEFAULT_METHOD, antialiased_matrix, interpolation_matrix
 
 ROOT = Path(__file__).parents[1]
@@ -107,6 +107,20 @@ def test_a_config_is_counted_with_its_heads_and_its_padding():
     assert all(count.macs[part] > 0 for part in PARTS)
     assert count.total_macs == sum(count.macs.values())
     assert count.parameters > 500_000
+
+
+def test_a_cascade_computes_as_many_masks_as_in_a_test():
+    """mmdet's own pass in mode 'tensor' would compute one of each proposal."""
+    config = ROOT / "configs/detection/cascade-mask-rcnn_smlpnet-tiny_fpn_ms-crop-3x_coco.py"
+    model, data, mode = build_pass(config, (128, 128))
+    seen = []
+    for head in model.roi_head.mask_head:
+        head.register_forward_hook(lambda _, inputs, masks: seen.append((len(inputs[0]), len(masks))))
+    with torch.no_grad():
+        model(**data, mode=mode)
+    (computed, proposals), *others = seen
+    assert computed == 100 < proposals
+    assert others == [(computed, proposals)] * 2
 
 
 def run_tool(*arguments) -> subprocess.CompletedProcess:

@@ -5,7 +5,7 @@ weight decay 0.05 but for norms and biases, no clipping, 20 epochs of warm-up fr
 m9-mstd0.5-inc1, random erasing 0.25, repeated augmentation, mixup 0.8, CutMix 1.0, label smoothing 0.1; tests resize
 to 256 and crop 224, bicubic. Its colour jitter of 0.4 is not here since timm ignores it beside RandAugment. Not quite
 the same: the warm-up rises by iteration, the cosine starts after it, and there is no moving average of the weights,
-which the official code keeps and does not evaluate.
+which the official code keeps and does not evaluate. For 8 GPUs x 128 images.
 
 mim train mmpretrain configs/classification/smlpnet-tiny_8xb128_in1k.py --gpus 8 --launcher pytorch
 """

@@ -8,6 +8,8 @@ The recipe is Swin-B's (configs/swin/swin_base_patch4_window12_384_finetune.yaml
 epochs, 5 of them warm-up from 2e-8, lr 2e-5 per 512 images, cosine to 2e-7, weight decay 1e-8, gradients clipped at 5,
 augmentation as at 224 but not repeated; tests see the whole image, squeezed to 384 x 384. Drop path stays the arch's.
 
+For 8 GPUs x 64 images.
+
 mim train mmpretrain configs/classification/smlpnet-tiny_8xb64_in1k-384px.py --gpus 8 --launcher pytorch
 """
 

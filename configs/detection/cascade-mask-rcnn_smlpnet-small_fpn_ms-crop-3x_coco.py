@@ -1,0 +1,13 @@
+r"""Cascade Mask R-CNN with sMLPNet-S on COCO, 36 epochs: the tiny config with another arch, and the official weights.
+
+For 8 GPUs x 2 images. Not trained by us.
+
+mim train mmdetection configs/detection/cascade-mask-rcnn_smlpnet-small_fpn_ms-crop-3x_coco.py \
+    --gpus 8 --launcher pytorch
+"""
+
+_base_ = "./cascade-mask-rcnn_smlpnet-tiny_fpn_ms-crop-3x_coco.py"
+model = dict(
+    backbone=dict(arch="small", init_cfg=dict(checkpoint="spach://smlp_s")),
+    neck=dict(in_channels=[96, 192, 384, 768]),
+)

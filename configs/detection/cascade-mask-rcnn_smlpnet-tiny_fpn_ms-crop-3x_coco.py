@@ -1,0 +1,15 @@
+r"""Cascade Mask R-CNN with sMLPNet-T on COCO, 36 epochs at several scales. For 8 GPUs x 2 images. Not trained by us.
+
+All but the heads as in mask-rcnn_smlpnet-tiny_fpn_ms-crop-3x_coco.py, the norms (`norm_eval=True`), too.
+
+mim train mmdetection configs/detection/cascade-mask-rcnn_smlpnet-tiny_fpn_ms-crop-3x_coco.py \
+    --gpus 8 --launcher pytorch
+"""
+
+_base_ = [
+    "../_base_/models/cascade-mask-rcnn_smlpnet_fpn.py",
+    "../_base_/datasets/coco_instance_ms-crop.py",
+    "../_base_/schedules/coco_3x_adamw.py",
+    "mmdet::_base_/default_runtime.py",
+]
+model = dict(backbone=dict(drop_path_rate=0.2))
