@@ -1,8 +1,7 @@
-"""Which set of OpenMMLab packages the tests run with: the import names are the same, those for pip and mim are not."""
+"""Names that the sets of OpenMMLab packages do not share; the import names are the same, those for pip and mim are not."""
 
-from importlib.util import find_spec
-from pathlib import Path
+from conftest import STACK as SET
 
-UPSTREAM = any(Path(find_spec("mim").origin).parents[1].glob("openmim-*.dist-info"))
-SET, OTHER_SET = ("openmmlab", "onedl") if UPSTREAM else ("onedl", "openmmlab")
+UPSTREAM = SET == "openmmlab"
+OTHER_SET = "onedl" if UPSTREAM else "openmmlab"
 MMDET = "mmdet" if UPSTREAM else "mmdetection"  # what mim calls it

@@ -28,8 +28,7 @@ FSDP = [
 ]
 
 
-# torch 2.1 shards on GPUs only
-_needs_newer = pytest.mark.skipif(not hasattr(torch.distributed.fsdp, "fully_shard"), reason="torch is too old")
+_needs_newer = pytest.mark.needs_torch("2.11", reason="FSDP of 2.1 shards on GPUs only")
 
 
 @pytest.fixture(scope="module", params=[[], pytest.param(FSDP, marks=_needs_newer)], ids=["data parallel", "FSDP"])
