@@ -1,4 +1,4 @@
-"""Names that the sets of OpenMMLab packages do not share; the import names are the same, those for pip and mim are not."""
+"""Names that the sets of OpenMMLab packages do not share; import names are the same, those for pip and mim are not."""
 
 from conftest import STACK as SET
 
