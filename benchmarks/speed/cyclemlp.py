@@ -13,6 +13,8 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import register_flop_formula
 from torchvision.ops import deform_conv2d
 
+from mmsmlp.resize import no_autocast
+
 DIMS = (64, 128, 320, 512)
 DEPTHS = (2, 3, 10, 3)
 MLP_RATIO = 4
@@ -47,7 +49,11 @@ class CycleFC(nn.Module):
         n, _, h, w = x.shape
         # The operator takes one type only; autocast does not know it.
         offset = self.offset.to(x.dtype).expand(n, -1, h, w)
-        return deform_conv2d(x, offset, self.weight.to(x.dtype), self.bias.to(x.dtype))
+        # On a CPU torchvision has it in float32 only.
+        with no_autocast(x.device):
+            dtype = torch.promote_types(x.dtype, torch.float32) if x.device.type == "cpu" else x.dtype
+            mixed = deform_conv2d(x.to(dtype), offset.to(dtype), self.weight.to(dtype), self.bias.to(dtype))
+        return mixed.to(x.dtype)
 
 
 class CycleMixer(nn.Module):
