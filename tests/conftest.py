@@ -12,18 +12,19 @@ from packaging.version import Version
 STACK = "openmmlab" if any(importlib.metadata.distributions(name="openmim")) else "onedl"  # as the Makefile names it
 DATA = Path(__file__).parent / "data"
 MINI = {"embed_dims": 8, "depths": (1, 1, 2, 1)}  # the arch of the golden data, at 64 pixels
-OFFICIAL = json.loads((DATA / "official_keys.json").read_text())
 
 
 def weights_like_official(arch: str) -> dict[str, torch.Tensor]:
     """Official names and shapes; the tensors share one storage, at different places, to keep the file small."""
+    official = json.loads((DATA / "official_keys.json").read_text())
     noise = torch.rand(2_600_000) * 0.1
     weights = {}
-    for number, (key, shape) in enumerate(OFFICIAL[arch]["keys"].items()):
+    for number, (key, shape) in enumerate(official[arch]["keys"].items()):
         count = torch.Size(shape).numel()
         start = number * 997 % (len(noise) - count)
         weights[key] = noise[start : start + count].view(shape) if shape else torch.tensor(number)
     return weights
+
 
 TORCH = Version(Version(torch.__version__).base_version)
 _too_old = pytest.StashKey[dict[tuple[str, str], set[str]]]()  # of the configuration: (file, need) -> test functions

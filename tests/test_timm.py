@@ -51,6 +51,11 @@ def same(first: dict, second: dict) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
 
 
+def to_rounding(first: torch.Tensor, second: torch.Tensor) -> bool:
+    """Blocks are computed in another order without gradients, with hooks and where they are traced (mmsmlp.fused)."""
+    return first.shape == second.shape and torch.allclose(first, second, rtol=1e-4, atol=1e-5)
+
+
 def test_the_pages_snippets_run(official_mirror):
     official_mirror("small")
     page = (ROOT / "docs" / "models.md").read_text("utf-8")
@@ -160,7 +165,7 @@ def test_channels_last_changes_no_output(relative_error):
 def test_tracing_at_a_size_changes_no_output(size):
     model, x = mini().eval(), torch.randn(2, 3, *size)
     wanted = model(x)  # makes the matrices of the size, which tracing would find made in its first run only
-    assert torch.equal(torch.jit.trace(model, x)(x), wanted)
+    assert to_rounding(torch.jit.trace(model, x)(x), wanted)
 
 
 @pytest.mark.needs_torch("2.11", reason="a whole graph of torch.compile holds no hasattr of a tensor in 2.1")
@@ -169,7 +174,7 @@ def test_torch_compile_traces_the_whole_model_at_a_size(size):
     torch._dynamo.reset()
     model, x = mini().eval(), torch.randn(2, 3, *size)
     compiled = torch.compile(model, fullgraph=True, dynamic=False, backend="eager")
-    assert torch.equal(compiled(x), model(x))
+    assert to_rounding(compiled(x), model(x))
 
 
 def test_precision_and_options_of_the_backbone_pass_through():
@@ -247,8 +252,8 @@ def test_intermediates_are_the_maps_of_the_backbone(full):
     model, x, raw, normed = full
     backbone = SMLPNet(MINI, img_size=64).eval()
     backbone.load_state_dict(model.backbone.state_dict())
-    assert all(torch.equal(a, b) for a, b in zip(backbone(x), normed, strict=True))
-    assert all(torch.equal(a, b) for a, b in zip(raw[:3], normed))
+    assert all(to_rounding(a, b) for a, b in zip(backbone(x), normed, strict=True))
+    assert all(to_rounding(a, b) for a, b in zip(raw[:3], normed))
     assert not torch.equal(raw[3], normed[3])
 
 
@@ -259,10 +264,10 @@ def test_intermediates_are_chosen_by_indices(full, indices, norm):
     wanted = normed if norm else raw
     chosen = range(4)[-indices:] if isinstance(indices, int) else indices or range(4)
     output, maps = model.forward_intermediates(x, indices, norm=norm)
-    assert torch.equal(output, model.forward_features(x))
-    assert all(torch.equal(m, wanted[i]) for m, i in zip(maps, sorted(i % 4 for i in chosen), strict=True))
+    assert to_rounding(output, model.forward_features(x))
+    assert all(to_rounding(m, wanted[i]) for m, i in zip(maps, sorted(i % 4 for i in chosen), strict=True))
     stopped, early = model.forward_intermediates(x, indices, norm=norm, stop_early=True)
-    assert all(torch.equal(a, b) for a, b in zip(maps, early, strict=True))
+    assert all(to_rounding(a, b) for a, b in zip(maps, early, strict=True))
     assert stopped.shape == raw[max(i % 4 for i in chosen)].shape
 
 
@@ -285,7 +290,7 @@ def test_features_only_gives_the_chosen_maps_with_their_info(full, out_indices):
     net = features_like(model, out_indices=out_indices)
     chosen = [2, 3] if out_indices == 2 else [i % 4 for i in out_indices]
     maps = net(x)
-    assert all(torch.equal(m, raw[i]) for m, i in zip(maps, chosen, strict=True))
+    assert all(to_rounding(m, raw[i]) for m, i in zip(maps, chosen, strict=True))
     assert all(m.is_contiguous() for m in maps)
     assert net.feature_info.channels() == [m.shape[1] for m in maps] == [8 * 2**i for i in chosen]
     assert net.feature_info.reduction() == [4 * 2**i for i in chosen]
@@ -293,12 +298,12 @@ def test_features_only_gives_the_chosen_maps_with_their_info(full, out_indices):
 
 
 def test_features_only_defaults_to_all_stages(full):
-    assert all(torch.equal(a, b) for a, b in zip(features_like(full[0])(full[1]), full[2], strict=True))
+    assert all(to_rounding(a, b) for a, b in zip(features_like(full[0])(full[1]), full[2], strict=True))
 
 
 def test_features_by_hooks_are_the_same(full):
     net = features_like(full[0], feature_cls="hook", out_indices=(1, 3))
-    assert all(torch.equal(m, full[2][i]) for m, i in zip(net(full[1]), (1, 3), strict=True))
+    assert all(to_rounding(m, full[2][i]) for m, i in zip(net(full[1]), (1, 3), strict=True))
 
 
 def test_features_only_keeps_no_layer_without_a_gradient():
@@ -311,7 +316,7 @@ def test_features_only_keeps_no_layer_without_a_gradient():
 def test_a_pruned_model_still_runs(full):
     model = copy.deepcopy(full[0])
     assert model.prune_intermediate_layers([-3, 2]) == [1, 2]
-    assert torch.equal(model(full[1]), full[2][2])
+    assert to_rounding(model(full[1]), full[2][2])
     assert model.num_features == model.head_hidden_size == 32
 
 
