@@ -16,7 +16,7 @@ docs/performance.md has what each brings.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -37,6 +37,7 @@ from mmsmlp.valid_area import Sizes, on_each_image
 DEVICES = ("cpu", "meta")
 DTYPES = (torch.float32, torch.float64)
 
+_CHUNK_VALUES = 2**22  # 16 MiB in float32
 _LAYERS = (nn.Conv2d, nn.Linear, nn.LayerNorm, nn.GELU, AxisLinear, DropPath)
 
 gelu_ = torch.ops.aten.gelu_
@@ -86,8 +87,11 @@ def _local(local: nn.Module, norm: _BatchNorm, x: Tensor, sizes: Sizes | None) -
     if _needs_grad(x, local, norm) or _uses_batch_statistics(local.norm) or _uses_batch_statistics(norm):
         return _norm_gelu(norm, on_each_image(conv, _norm_gelu(local.norm, x), sizes))
     scale, shift = _affine(local.norm)
-    # On the last axis, which is contiguous in this memory.
-    x = gelu_(torch.addcmul(shift, x.permute(0, 2, 3, 1), scale)).permute(0, 3, 1, 2)
+    x = x.permute(0, 2, 3, 1)  # (N, C, H, W) -> (N, H, W, C), a view
+    activated = torch.empty_like(x)
+    for tokens, result in zip(_chunks(x, x.shape[-1]), _chunks(activated, x.shape[-1])):
+        gelu_(torch.addcmul(shift, tokens, scale, out=result))
+    x = activated.permute(0, 3, 1, 2)
     scale, shift = _affine(norm)
     weight = conv.weight * scale[:, None, None, None]
 
@@ -227,9 +231,21 @@ def _channel_mlp(mlp: nn.Module, x: Tensor, residual: bool) -> Tensor:
         parameters = (norm.weight, norm.bias, fc1.weight, fc1.bias, fc2.weight, fc2.bias)
         x = _ChannelMLP.apply(x, *parameters, norm.eps, residual)
     else:
-        out = linear(linear(norm(x), fc1.weight, fc1.bias, gelu=True), fc2.weight, fc2.bias)
-        x = out.add_(x) if residual else out
+        out = x if residual else torch.zeros_like(x)  # nobody else has the sum that the sparse MLP has just made
+        for tokens, result in zip(_chunks(x, fc1.out_features), _chunks(out, fc1.out_features)):
+            hidden = linear(norm(tokens), fc1.weight, fc1.bias, gelu=True)
+            result.add_(linear(hidden, fc2.weight, fc2.bias))
+        x = out
     return x.permute(0, 3, 1, 2)
+
+
+def _chunks(x: Tensor, values: int) -> Sequence[Tensor]:
+    """Views of the tokens of (N, H, W, C), so many at a time that a cache has room for ``values`` of each.
+
+    The intermediate values of all tokens of a large map would go to memory and back, into pages that are new each time.
+    """
+    tokens = x.view(-1, x.shape[-1])
+    return tokens.chunk(max(1, -(-tokens.shape[0] * values // _CHUNK_VALUES)))
 
 
 class _ChannelMLP(torch.autograd.Function):
