@@ -30,7 +30,7 @@ from mmsmlp.axis_mixing import add_product, choose_path, is_traced, lines_of, pr
 from mmsmlp.layers import AxisLinear, DropPath
 from mmsmlp.products import linear, weight_gradient
 from mmsmlp.resize import resize_axis_bias, resize_axis_weight
-from mmsmlp.taps import Taps, combine
+from mmsmlp.taps import Taps, add_combined, combine
 from mmsmlp.valid_area import Sizes, on_each_image
 
 # Where it was measured. Operations counted on the meta device are those of a CPU.
@@ -194,7 +194,7 @@ class _MixAndFuse(torch.autograd.Function):
             else:
                 mixed = torch.empty_like(fused).copy_(offset if axis.dim == 2 else offset[:, None])
                 add_product(mixed, weight, fused, axis.dim)
-                out.add_(combine(mixed, axis.dim, axis.write))
+                add_combined(out, mixed, axis.dim, axis.write, _CHUNK_VALUES)
         return out if residual is None else out.add_(residual)
 
     @staticmethod
@@ -219,7 +219,7 @@ class _MixAndFuse(torch.autograd.Function):
                 add_product(grad_x, weight.t(), grad_mixed, dim)
             else:
                 grad_read = add_product(mixed.zero_(), weight.t(), grad_mixed, dim)
-                grad_x.add_(combine(grad_read, dim, axis.read.transpose))
+                add_combined(grad_x, grad_read, dim, axis.read.transpose, _CHUNK_VALUES)
         return grad_x, grad if ctx.residual else None, torch.cat(grad_fuse, 1), *of_axes, None, None
 
 

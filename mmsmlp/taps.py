@@ -56,28 +56,34 @@ def combine(x: Tensor, dim: int, taps: Taps) -> Tensor:
     return _Combine.apply(x, dim, taps)
 
 
+def add_combined(out: Tensor, x: Tensor, dim: int, taps: Taps, values: int) -> None:
+    """Add :func:`combine` of a map to another one in place, some lines or rows at a time; without gradients.
+
+    Args:
+        out (Tensor): Map (N, H, W, C), contiguous, with the rows of the matrix along ``dim``.
+        x (Tensor): Map (N, H, W, C), contiguous, with the columns of the matrix along ``dim``.
+        dim (int): 1 (H) or 2 (W).
+        taps (Taps): The matrix.
+        values (int): How many values of ``out`` to compute at a time, about: so many that a cache has room for them.
+    """
+    _, h, w, c = out.shape
+    if dim == 2:  # every row of the map is a line of its own
+        count = max(1, values // (w * c))
+        lines = (m.view(1, -1, *m.shape[2:]).split(count, dim=1) for m in (out, x))
+        for part, source in zip(*lines):
+            part.add_(_combined(source, dim, taps))
+        return
+    count = max(1, values // (w * c))
+    for image, source in zip(out.split(1), x.split(1)):
+        for start in range(0, h, count):
+            rows = slice(start, start + count)
+            image[:, rows].add_(_combined(source, dim, taps, rows))
+
+
 class _Combine(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor, dim: int, taps: Taps) -> Tensor:
-        n, h, w, c = x.shape
-        lines, behind = (n, w) if dim == 1 else (n * h, 1)
-        index, weight = _rows(taps, x.dtype, x.device)  # (rows, K)
-        rows, per_bag = index.shape
-
-        def count(stop: int, step: int = 1) -> Tensor:
-            return torch.arange(0, stop, step, dtype=torch.int32, device=x.device)
-
-        # Of all operators of PyTorch those of embedding bags are the fastest here by a factor of two and more, and the
-        # gradient is of the same kind: interpolation's own backward adds up atomically on a GPU, in any order.
-        # A cell of the map is a table row of C values; the bag of (line, row, position behind the axis) sums the cells
-        # (line, index, position).
-        cells = count(lines * x.shape[dim], x.shape[dim])[:, None, None, None] + index[:, None]
-        cells = (cells * behind + count(behind)[:, None]).flatten()
-        weights = weight[:, None].expand(lines, rows, behind, per_bag).flatten()
-        bags = count(len(cells), per_bag)
-        sum_up = torch.ops.aten._embedding_bag_forward_only
-        out = sum_up(x.reshape(-1, c), cells, bags, False, 0, False, weights, False, -1)[0]
-        return out.view(n, rows, w, c) if dim == 1 else out.view(n, h, rows, c)
+        return _combined(x, dim, taps)
 
     @staticmethod
     def setup_context(ctx, inputs, output) -> None:
@@ -86,6 +92,28 @@ class _Combine(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor):
         return combine(grad, ctx.dim, ctx.taps.transpose), None, None
+
+
+def _combined(x: Tensor, dim: int, taps: Taps, rows: slice = slice(None)) -> Tensor:
+    n, h, w, c = x.shape
+    lines, behind = (n, w) if dim == 1 else (n * h, 1)
+    index, weight = (table[rows] for table in _rows(taps, x.dtype, x.device))  # (rows, K)
+    count, per_bag = index.shape
+
+    def numbers(stop: int, step: int = 1) -> Tensor:
+        return torch.arange(0, stop, step, dtype=torch.int32, device=x.device)
+
+    # Of all operators of PyTorch those of embedding bags are the fastest here by a factor of two and more, and the
+    # gradient is of the same kind: interpolation's own backward adds up atomically on a GPU, in any order.
+    # A cell of the map is a table row of C values; the bag of (line, row, position behind the axis) sums the cells
+    # (line, index, position).
+    cells = numbers(lines * x.shape[dim], x.shape[dim])[:, None, None, None] + index[:, None]
+    cells = (cells * behind + numbers(behind)[:, None]).flatten()
+    weights = weight[:, None].expand(lines, count, behind, per_bag).flatten()
+    bags = numbers(len(cells), per_bag)
+    sum_up = torch.ops.aten._embedding_bag_forward_only
+    out = sum_up(x.reshape(-1, c), cells, bags, False, 0, False, weights, False, -1)[0]
+    return out.view(n, count, w, c) if dim == 1 else out.view(n, h, count, c)
 
 
 @lru_cache(maxsize=CACHED_MATRICES)

@@ -17,7 +17,7 @@ from mmsmlp.axis_mixing import PATHS, choose_path, mix_axis, mix_dense, mix_low_
 from mmsmlp.flops import count_macs
 from mmsmlp.layers import AxisLinear
 from mmsmlp.resize import METHODS, antialiased_matrix, interpolation_matrix
-from mmsmlp.taps import Taps, combine
+from mmsmlp.taps import Taps, add_combined, combine
 from mmsmlp.valid_area import attach_valid_sizes
 
 BENCHMARK = Path(__file__).parents[1] / "benchmarks/axis_paths.py"
@@ -306,3 +306,16 @@ def test_sizes_without_factors_are_refused_by_the_benchmark():
     result = run_benchmark("--positions", 42, 7)
     assert result.returncode == 2
     assert "numbers 0 < N < M" in result.stderr
+
+
+@pytest.mark.parametrize("values", [1, 700, 10**9])
+@pytest.mark.parametrize("dim", [1, 2])
+def test_combining_in_parts_adds_the_same(dim, values):
+    taps = Taps(interpolation_matrix, 5, 13)
+    shape = {1: (2, 5, 6, 7), 2: (2, 6, 5, 7)}[dim]
+    x = torch.randn(shape, dtype=torch.float64)
+    combined = combine(x, dim, taps)
+    out = torch.randn_like(combined)
+    wanted = out + combined
+    add_combined(out, x, dim, taps, values)
+    assert torch.equal(out, wanted)
