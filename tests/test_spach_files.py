@@ -3,6 +3,7 @@
 import argparse
 import hashlib
 import io
+import json
 import os
 import pickle
 import re
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import MINI, OFFICIAL, weights_like_official
+from conftest import DATA, MINI, weights_like_official
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import load_checkpoint
@@ -27,6 +28,7 @@ from mmsmlp.spach import convert_spach
 from mmsmlp.spach_files import load_from_spach, read_official
 
 ROOT = Path(__file__).parents[1]
+OFFICIAL = json.loads((DATA / "official_keys.json").read_text())
 
 
 @pytest.fixture(scope="module")
