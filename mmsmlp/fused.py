@@ -68,6 +68,9 @@ def fused_block(block: nn.Module, x: Tensor, sizes: Sizes | None = None) -> Tens
 
     Returns:
         Tensor: The same shape, channels-last memory, what ``block`` gives by its layers' own code.
+
+    Raises:
+        ValueError: If a batch norm is to take statistics of a single value per channel.
     """
     y = _local(block.local, block.sparse_mlp.norm, x, sizes)
     dropping = block.drop_path.training and block.drop_path.rate > 0
@@ -118,6 +121,8 @@ def _norm_gelu(norm: _BatchNorm, x: Tensor) -> Tensor:
 
 
 class _NormGELU(torch.autograd.Function):
+    """(N, C, H, W) -> the same shape; norm and activation are computed again in the backward pass."""
+
     @staticmethod
     def forward(ctx, x, weight, bias, running_mean, running_var, batch, momentum, eps):
         y, mean, inverse_std = torch.ops.aten.native_batch_norm(
@@ -274,19 +279,10 @@ class _ChannelMLP(torch.autograd.Function):
         grad_x, grad_norm_weight, grad_norm_bias = torch.ops.aten.native_layer_norm_backward(
             grad_normed, x, x.shape[-1:], mean, inverse_std, norm_weight, norm_bias, [True, True, True]
         )
-        grad_bias1, grad_bias2 = grad_hidden.sum((0, 1, 2)), grad.sum((0, 1, 2))
         grad_x = grad_x.add_(grad) if ctx.residual else grad_x
-        return (
-            grad_x,
-            grad_norm_weight,
-            grad_norm_bias,
-            grad_weight1,
-            grad_bias1,
-            grad_weight2,
-            grad_bias2,
-            None,
-            None,
-        )
+        of_norm = grad_norm_weight, grad_norm_bias
+        of_layers = grad_weight1, grad_hidden.sum((0, 1, 2)), grad_weight2, grad.sum((0, 1, 2))
+        return grad_x, *of_norm, *of_layers, None, None
 
 
 def _affine(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
@@ -309,9 +305,8 @@ def _uses_batch_statistics(norm: _BatchNorm) -> bool:
 
 
 def _needs_grad(x: Tensor, *modules: nn.Module) -> bool:
-    if not torch.is_grad_enabled():
-        return False
-    return x.requires_grad or any(p.requires_grad for module in modules for p in module.parameters())
+    parameters = (p for module in modules for p in module.parameters())
+    return torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in parameters))
 
 
 def _leaves(module: nn.Module) -> Iterator[nn.Module]:

@@ -1,9 +1,9 @@
 """Matrix products of tokens with weights, by the quickest kernels that PyTorch has for them on a CPU.
 
-``torch.mm`` in float32 goes to MKL, which computes with half of the vector width on CPUs that are not Intel's. oneDNN,
-which every CPU build of PyTorch brings along, uses all of it, and computes GELU or a sum on the way out. Its operators
-are those that TorchInductor emits; they are not documented, so each use falls back on ``torch.mm`` where they are
-missing. They have no autograd formula: this module is for :mod:`mmsmlp.fused`, which brings its own.
+``torch.mm`` in float32 goes to MKL, which reaches half of oneDNN's rate on the AMD CPU of docs/performance.md. PyTorch
+brings oneDNN along in its own builds, and its product computes GELU on the way out. The operator is one that
+TorchInductor emits; it is not documented, so each use falls back on ``torch.mm`` where it is missing. It has no autograd
+formula: this module is for :mod:`mmsmlp.fused`, which brings its own.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def _dense(matrix: Tensor) -> Tensor:
     return matrix if matrix.is_contiguous() or matrix.t().is_contiguous() else matrix.contiguous()
 
 
-def _linear_flop(x_shape, weight_shape, *_, out_shape=None, **__) -> int:
+def _linear_flop(x_shape, weight_shape, *_, **__) -> int:
     return 2 * torch.Size(x_shape).numel() * weight_shape[0]
 
 

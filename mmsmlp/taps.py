@@ -67,13 +67,12 @@ def add_combined(out: Tensor, x: Tensor, dim: int, taps: Taps, values: int) -> N
         values (int): How many values of ``out`` to compute at a time, about: so many that a cache has room for them.
     """
     _, h, w, c = out.shape
-    if dim == 2:  # every row of the map is a line of its own
-        count = max(1, values // (w * c))
+    count = max(1, values // (w * c))  # rows of the map
+    if dim == 2:  # each of them is a line of its own
         lines = (m.view(1, -1, *m.shape[2:]).split(count, dim=1) for m in (out, x))
         for part, source in zip(*lines):
             part.add_(_combined(source, dim, taps))
         return
-    count = max(1, values // (w * c))
     for image, source in zip(out.split(1), x.split(1)):
         for start in range(0, h, count):
             rows = slice(start, start + count)
