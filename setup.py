@@ -94,7 +94,12 @@ setup(
         "openmmlab": OPENMMLAB,
         # the coins and photograph data sets, the sweep's table and the pictures
         "demo": ["matplotlib", "pycocotools", "rich", "scikit-image"],
-        "dev": ["hypothesis", "packaging", "pytest", "ruff", "tensorboard", "timm>=1.0.20"],
+        # tools/export_onnx.py, which needs torch >= 2.11 as well
+        "export": ["onnx", "onnxruntime", "onnxscript"],
+        # tools/web_demo.py; older gradios hold back packages that the others need
+        "web": ["gradio>=6.29"],
+        # seaborn is for mmsegmentation's analyze_logs, playwright for `make test-browser`
+        "dev": ["hypothesis", "packaging", "playwright", "pytest", "ruff", "seaborn", "tensorboard", "timm>=1.0.20"],
         # import mmsmlp.timm
         "timm": ["timm>=1.0.20"],
     },

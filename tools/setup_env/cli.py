@@ -106,7 +106,7 @@ def install(stack: Stack, env: Environment, interpreter: Interpreter) -> Operato
     install_mmcv(env, stack, operators, pins)
 
     print("setup: [3/4] the toolboxes, the tools and this package", flush=True)
-    this = f"{ROOT}[{stack.name},demo,dev]"
+    this = f"{ROOT}[{stack.name},demo,export,web,dev]"
     env.pip(
         *("install", "-c", str(pins), "--no-build-isolation", *stack.editable, "--editable", this),
         doing="installing the toolboxes and this package",

@@ -53,7 +53,7 @@ def _resolve(python: str, stack: Stack, version: str, folder: Path, upgrade: boo
     if pins(stack).exists() and not upgrade:
         shutil.copy(pins(stack), output)  # uv prefers the versions that it finds in its output file
     command = [python, "-m", "uv", "pip", "compile", "setup.py", str(tools), "--quiet", "--output-file", str(output)]
-    for extra in (stack.name, "demo", "dev"):
+    for extra in (stack.name, "demo", "export", "web", "dev"):
         command += ["--extra", extra]
     # mmcv's metadata are made by its setup.py, which wants the same tools as its compilation
     command += ["--build-constraints", str(tools)]
