@@ -2,13 +2,15 @@
 #
 # Variables: STACK=onedl | openmmlab      the set of OpenMMLab packages, each in an environment folder of its own
 #            PYTHON=/path/to/python3.11   the Python of that environment (default: the first that suits)
+#            HASHES=1 | 0                 always or never check the hashes of what is installed (default: docs/setup.md)
 #            SEED=0                       of the demos
 #            DEMO_DIR=work_dirs/demo      the folder that `make demo` writes to; the others append -segmentation
 #                                         and -classification
 #            MAX_JOBS=1                   compilers at once, where mmcv's operators have to be compiled
 # pip's own variables (PIP_INDEX_URL, PIP_FIND_LINKS, ...) apply. On a machine without a GPU
 #   PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make setup
-# saves gigabytes: the pins accept 2.11.0+cpu for torch==2.11.0, which is why they carry no hashes.
+# saves gigabytes: the pins accept 2.11.0+cpu for torch==2.11.0. Its hashes are not in constraints/*.lock.txt, so then none
+# are checked, which the set-up says.
 
 STACK ?= onedl
 SEED ?= 0
@@ -36,7 +38,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-20s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 setup: ## make the virtual environment, with mmcv's operators; nothing to do the second time
-	@$(call setup-env,--stack $(STACK) $(if $(PYTHON),--python $(PYTHON)))
+	@$(call setup-env,--stack $(STACK) $(if $(PYTHON),--python $(PYTHON)) $(if $(HASHES),--hashes $(HASHES)))
 
 test: setup ## run the tests (at most 15 minutes on 2 cores) and the linter
 	$(PY) -m pytest -m "not slow"

@@ -7,6 +7,7 @@ that starts it need not be the one that the environment gets. Each file has one 
 - `preflight`: what the machine must have (a fitting Python, headers, a compiler, disk space), before any download;
 - `environment`: the virtual environment, its lock and its stamp;
 - `process`: child processes, their progress, and their failures in one clear line;
+- `sources`: the pins, with or without hashes, as pip's options;
 - `operators`: CPU or CUDA, and mmcv with its compiled operators;
 - `verify`: run inside the environment: does everything import, and do the operators work;
 - `constraints`: regenerates the pins in `constraints/`;

@@ -1,8 +1,13 @@
-"""Regenerates `constraints/*.txt`: a pin for every transitive dependency, on every Python of the stack's range."""
+"""Regenerates `constraints/*.txt`: a pin for every transitive dependency, on every Python of the stack's range.
+
+Each set has two files: `NAME.txt` with the versions, `NAME.lock.txt` with the same ones and the SHA-256 of every file
+of each, as the index tells them.
+"""
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,11 +22,19 @@ UV = "uv==0.13.9"
 HEADER = (
     "# Written by `make constraints` from the extras of setup.py; each line holds for every Python without a marker.\n"
 )
+LOCK_HEADER = (
+    "# Written by `make constraints`: the versions beside this file, with the SHA-256 of every file of each on PyPI.\n"
+)
 
 
 def pins(stack: Stack) -> Path:
     """Path of the stack's constraints file."""
     return ROOT / "constraints" / f"{stack.name}.txt"
+
+
+def lock(stack: Stack) -> Path:
+    """Path of the stack's constraints with hashes."""
+    return ROOT / "constraints" / f"{stack.name}.lock.txt"
 
 
 def regenerate(upgrade: bool) -> None:
@@ -35,17 +48,21 @@ def regenerate(upgrade: bool) -> None:
         _run(sys.executable, "-m", "venv", f"{temporary}/venv")
         _run(python, "-m", "pip", "install", "--quiet", UV)
         for stack in STACKS.values():
-            resolved = {}
+            resolved, hashes = {}, {}
             for minor in range(stack.oldest[1], stack.newest[1] + 1):
                 version = f"3.{minor}"
                 print(f"setup: resolving the {stack.name} stack for Python {version}", flush=True)
-                resolved[version] = _resolve(python, stack, version, Path(temporary), upgrade)
+                found = _resolve(python, stack, version, Path(temporary), upgrade)
+                resolved[version] = list(found)
+                hashes.update(found)
+            lines = merge(resolved)
             pins(stack).parent.mkdir(exist_ok=True)
-            pins(stack).write_text(HEADER + "\n".join(merge(resolved)) + "\n")
+            pins(stack).write_text(HEADER + "\n".join(lines) + "\n")
+            lock(stack).write_text(LOCK_HEADER + "".join(with_hashes(line, hashes) for line in lines))
 
 
-def _resolve(python: str, stack: Stack, version: str, folder: Path, upgrade: bool) -> list[str]:
-    """Runs uv for one Python; returns lines name==version, sorted."""
+def _resolve(python: str, stack: Stack, version: str, folder: Path, upgrade: bool) -> dict[str, list[str]]:
+    """Runs uv for one Python; returns lines name==version, sorted, with the SHA-256 of each release's files."""
     tools = folder / "build_tools.in"
     tools.write_text("\n".join(stack.build_tools) + "\n")
     output = folder / "output.txt"
@@ -58,8 +75,24 @@ def _resolve(python: str, stack: Stack, version: str, folder: Path, upgrade: boo
     # mmcv's metadata are made by its setup.py, which wants the same tools as its compilation
     command += ["--build-constraints", str(tools)]
     command += ["--python-version", version, "--python-platform", "x86_64-manylinux_2_28"]
-    _run(*command, "--no-header", "--no-annotate", "--no-emit-index-url", "--no-emit-find-links")
-    return output.read_text().split("\n")[:-1]
+    command += ["--generate-hashes", "--no-header", "--no-annotate", "--no-emit-index-url", "--no-emit-find-links"]
+    _run(*command)
+    return parse(output.read_text())
+
+
+def parse(output: str) -> dict[str, list[str]]:
+    """Splits what uv writes.
+
+    Returns:
+        Line name==version -> the SHA-256 of its files.
+    """
+    releases = re.findall(r"^(\S+==\S+)((?: \\\n +--hash=\S+)*)$", output, re.MULTILINE)
+    return {release: re.findall(r"--hash=sha256:(\w+)", hashes) for release, hashes in releases}
+
+
+def with_hashes(line: str, hashes: dict[str, list[str]]) -> str:
+    """A line of the constraints, with or without a marker, continued by the hashes of its release."""
+    return " \\\n    ".join([line, *(f"--hash=sha256:{value}" for value in hashes[line.split(" ;")[0]])]) + "\n"
 
 
 def merge(resolved: dict[str, list[str]]) -> list[str]:

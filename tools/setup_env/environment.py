@@ -33,6 +33,7 @@ class Environment:
         self.python = folder / "bin" / "python"
         self.log = folder / "setup.log"
         self._stamp = folder / "setup.stamp"
+        self._hashed = folder / "setup.hashed"
         self._lock_fd = -1
 
     @property
@@ -92,15 +93,37 @@ class Environment:
         with contextlib.suppress(FileNotFoundError):
             self._stamp.unlink()
 
-    def make(self, interpreter: Interpreter) -> None:
-        """Makes the environment; makes it anew if it is another Python's, half made, or moved here from elsewhere."""
-        if self.version != interpreter.dotted or not self._is_sound():
-            keep = {"setup.lock", "setup.log", "wheels", "build"}
+    @property
+    def hashed(self) -> bool:
+        """Whether all that was downloaded into it had its hash checked."""
+        return self._hashed.exists()
+
+    @hashed.setter
+    def hashed(self, value: bool) -> None:
+        if value:
+            self._hashed.touch()
+        elif self.hashed:
+            self._hashed.unlink()
+
+    def make(self, interpreter: Interpreter, anew: bool = False) -> bool:
+        """Makes the environment; makes it anew if it is another Python's, half made, or moved here from elsewhere.
+
+        Args:
+            interpreter: the Python to make it with.
+            anew: make it anew in any case, without the mmcv that was compiled here.
+
+        Returns:
+            Whether it was made, so that it is empty.
+        """
+        new = anew or self.version != interpreter.dotted or not self._is_sound()
+        if new:
+            keep = {"setup.lock", "setup.log", *(() if anew else ("wheels", "build"))}
             for child in self.folder.iterdir():
                 if child.name not in keep:
                     shutil.rmtree(child) if child.is_dir() and not child.is_symlink() else child.unlink()
             self.run([interpreter.executable, "-m", "venv", str(self.folder)], "making the virtual environment")
         self._repair()
+        return new
 
     def _is_sound(self) -> bool:
         """Tells whether pip runs and its launcher points here."""

@@ -16,6 +16,7 @@ from typing import NamedTuple
 from .environment import Environment
 from .preflight import find_compiler
 from .process import ProcessError, SetupError
+from .sources import Source
 from .stacks import Stack
 
 VERIFY = Path(__file__).with_name("verify.py")
@@ -102,7 +103,7 @@ def hide_gpu(env: Environment, note: str) -> None:
         path.unlink()
 
 
-def headless_wins(env: Environment, pins: Path) -> None:
+def headless_wins(env: Environment, source: Source) -> None:
     """Gives the files of `cv2`, which two distributions own, to the one that needs no libGL."""
     if not (env.packages / "cv2").exists():
         return
@@ -113,11 +114,11 @@ def headless_wins(env: Environment, pins: Path) -> None:
                 content = hashlib.sha256((env.packages / name).read_bytes()).digest()
                 if digest == "sha256=" + base64.urlsafe_b64encode(content).decode().rstrip("="):
                     return
-    options = ("--force-reinstall", "--no-deps", "-c", str(pins), "opencv-python-headless")
+    options = ("--force-reinstall", "--no-deps", *source.options("opencv-python-headless"))
     env.pip("install", *options, doing="installing the headless OpenCV")
 
 
-def install_mmcv(env: Environment, stack: Stack, operators: Operators, pins: Path) -> None:
+def install_mmcv(env: Environment, stack: Stack, operators: Operators, source: Source) -> None:
     """Installs mmcv with operators that work with the installed torch, by the cheapest way that does.
 
     These ways are tried: what is installed; a wheel that was compiled here before; a wheel that pip finds; compiling.
@@ -125,16 +126,19 @@ def install_mmcv(env: Environment, stack: Stack, operators: Operators, pins: Pat
     Raises:
         SetupError: none led to operators that work.
     """
-    version = re.search(rf"^{stack.mmcv}==(\S+)", pins.read_text(), re.MULTILINE)[1]
+    version = re.search(rf"^{stack.mmcv}==(\S+)", source.pins.read_text(), re.MULTILINE)[1]
     requirement = f"{stack.mmcv}=={version}"
     # a wheel's name tells neither the torch nor the device that it was compiled for, so its folder does
     wheels = env.folder / "wheels" / f"torch{env.torch[0]}-{operators.device}"
     pattern = f"{stack.mmcv.replace('-', '_')}-{version}-cp{''.join(env.version.split('.')[:2])}-*.whl"
 
+    def compiled(wheel: Path) -> tuple[str, ...]:
+        return "-c", str(source.pins), str(wheel)
+
     def install(*arguments: str) -> None:
         env.pip("uninstall", "-y", stack.mmcv, doing="removing the mmcv that does not work")
-        env.pip("install", "-c", str(pins), *arguments, doing=f"installing {requirement}")
-        headless_wins(env, pins)
+        env.pip("install", *arguments, doing=f"installing {requirement}")
+        headless_wins(env, source)
 
     def check() -> None:
         env.run([str(env.python), str(VERIFY), operators.device], "checking mmcv's operators")
@@ -150,13 +154,13 @@ def install_mmcv(env: Environment, stack: Stack, operators: Operators, pins: Pat
             return False
         return True
 
-    headless_wins(env, pins)
-    if works_after() or any(works_after(str(wheel)) for wheel in wheels.glob(pattern)):
+    headless_wins(env, source)
+    if works_after() or any(works_after(*compiled(wheel)) for wheel in wheels.glob(pattern)):
         return
-    if works_after("--only-binary", stack.mmcv, requirement):
+    if works_after(*source.wheels(stack.mmcv, requirement)):
         return
-    _compile(env, stack, operators, requirement, wheels)
-    install(str(next(wheels.glob(pattern))))
+    _compile(env, stack, operators, source, requirement, wheels)
+    install(*compiled(next(wheels.glob(pattern))))
     check()
 
 
@@ -172,18 +176,20 @@ def _jobs() -> int:
     return max(1, min(cpus, available // 2_000_000_000))
 
 
-def _compile(env: Environment, stack: Stack, operators: Operators, requirement: str, wheels: Path) -> None:
+def _compile(
+    env: Environment, stack: Stack, operators: Operators, source: Source, requirement: str, wheels: Path
+) -> None:
     """Compiles mmcv into a wheel, in a folder that stays, so that an interrupted compilation goes on where it was."""
-    source = env.folder / "build" / f"{requirement.replace('==', '-')}-{wheels.name}"
-    if not source.exists():
-        _download_source(env, stack, requirement, source)
+    folder = env.folder / "build" / f"{requirement.replace('==', '-')}-{wheels.name}"
+    if not folder.exists():
+        _download_source(env, stack, source, requirement, folder)
     # ninja goes on after the objects that are complete; setuptools would take a half-linked library for a complete one
-    for folder in source.glob("build/*"):
-        if not folder.name.startswith("temp."):
-            shutil.rmtree(folder)
-    jobs, done = _jobs(), len(list(source.glob("build/temp.*/**/*.o")))
+    for product in folder.glob("build/*"):
+        if not product.name.startswith("temp."):
+            shutil.rmtree(product)
+    jobs, done = _jobs(), len(list(folder.glob("build/temp.*/**/*.o")))
     print(f"setup: compiling for {operators.device}, {jobs} files at a time; {done} are compiled already", flush=True)
-    with tempfile.TemporaryDirectory(dir=source.parent) as temporary:
+    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
         variables = {
             "MMCV_WITH_OPS": "1",
             "MAX_JOBS": str(jobs),
@@ -195,7 +201,7 @@ def _compile(env: Environment, stack: Stack, operators: Operators, requirement: 
         }
         try:
             command = [str(env.python), "setup.py", "bdist_wheel", "--dist-dir", temporary]
-            env.run(command, f"compiling {requirement}", variables, cwd=source)
+            env.run(command, f"compiling {requirement}", variables, cwd=folder)
         except ProcessError as error:
             if operators.device == "cuda":
                 raise SetupError(f"{error}; CUDA_VISIBLE_DEVICES=-1 make setup compiles for the CPU instead") from error
@@ -205,14 +211,14 @@ def _compile(env: Environment, stack: Stack, operators: Operators, requirement: 
             os.replace(wheel, wheels / wheel.name)
 
 
-def _download_source(env: Environment, stack: Stack, requirement: str, source: Path) -> None:
+def _download_source(env: Environment, stack: Stack, source: Source, requirement: str, folder: Path) -> None:
     """Downloads and unpacks the source archive; the folder appears complete or not at all."""
-    source.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=source.parent) as temporary:
-        options = ("--no-deps", "--no-binary", stack.mmcv, "--no-build-isolation", "--dest", temporary, requirement)
-        env.pip("download", *options, doing=f"downloading {requirement}")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+        options = ("--no-deps", "--no-binary", stack.mmcv, "--no-build-isolation", "--dest", temporary)
+        env.pip("download", *options, *source.options(requirement), doing=f"downloading {requirement}")
         archive = next(Path(temporary).glob("*.tar.gz"))
         with tarfile.open(archive) as content:
             content.extractall(temporary)
         archive.unlink()
-        os.replace(next(Path(temporary).iterdir()), source)
+        os.replace(next(Path(temporary).iterdir()), folder)

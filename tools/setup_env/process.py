@@ -34,6 +34,11 @@ CAUSES = (
     ),
     (r"Python\.h: No such file", "the Python headers are missing; install them (apt-get install python3-dev)"),
     (
+        r"DO NOT MATCH THE HASHES",
+        "a file is not the one whose hash stands in constraints/ (the log names it), and it was not installed; "
+        "try again later or with another index, and if it is a file of your own: make setup HASHES=0",
+    ),
+    (
         r"name resolution|Name or service not known|Failed to establish a new connection|Read timed out"
         r"|Connection refused|Connection aborted|Network is unreachable|Tunnel connection failed"
         r"|SSLError|ProxyError|IncompleteRead",
