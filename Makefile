@@ -31,7 +31,7 @@ setup-env = for python in $(PYTHON) python3 python3.12 python3.11 python3.10; do
 	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 8))' 2>/dev/null && exec "$$python" tools/setup_env $(1); \
 	done; echo "setup: no Python 3 runs here; apt-get install python3 python3-venv python3-dev" >&2; exit 1
 
-.PHONY: help setup test test-all lint constraints demo demo-segmentation demo-classification demos ablations study bench clean
+.PHONY: help setup test test-all lint constraints audit demo demo-segmentation demo-classification demos ablations study bench clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -89,6 +89,9 @@ bench: setup ## time sMLPNet beside its peers (half an hour on 2 idle cores): wo
 
 constraints: ## regenerate constraints/*.txt from setup.py (UPGRADE=1: take the newest versions)
 	@$(call setup-env,--constraints $(if $(UPGRADE),--upgrade))
+
+audit: ## list the known vulnerabilities of all pinned releases, by pip-audit; needs PyPI or osv.dev
+	@$(call setup-env,--audit)
 
 clean: ## remove the environments, build products and caches; data/ and work_dirs/ stay
 	rm -rf .venv .venv-openmmlab build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

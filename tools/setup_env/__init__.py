@@ -11,5 +11,6 @@ that starts it need not be the one that the environment gets. Each file has one 
 - `operators`: CPU or CUDA, and mmcv with its compiled operators;
 - `verify`: run inside the environment: does everything import, and do the operators work;
 - `constraints`: regenerates the pins in `constraints/`;
+- `audit`: asks a vulnerability service about the pins;
 - `cli`: the order of the steps.
 """

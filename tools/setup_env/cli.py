@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 from . import constraints
+from .audit import audit
 from .environment import ROOT, Environment, fingerprint
 from .operators import VERIFY, Operators, choose_operators, headless_wins, hide_gpu, install_mmcv
 from .preflight import CANDIDATES, Interpreter, check_interpreter, check_space, choose_interpreter, find_compiler, probe
@@ -33,12 +34,15 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--constraints", action="store_true", help="regenerate constraints/*.txt instead")
     parser.add_argument("--upgrade", action="store_true", help="with --constraints: take the newest versions")
+    parser.add_argument("--audit", action="store_true", help="list known vulnerabilities of the pins instead")
     options = parser.parse_args(arguments)
     try:
         if options.stack not in STACKS:
             raise SetupError(f"there is no stack {options.stack!r}; STACK is one of {', '.join(STACKS)}")
         if options.constraints:
             constraints.regenerate(options.upgrade)
+        elif options.audit:
+            return 0 if audit() else 1
         else:
             stack = STACKS[options.stack]
             hashes = None if options.hashes is None else options.hashes == "1"
