@@ -202,6 +202,7 @@ def test_the_pages_costs_of_an_ablation_are_counted(name):
     assert table_of_ablations()[name] == wanted
 
 
+@pytest.mark.slow
 def test_too_short_a_training_is_refused_in_one_line():
     command = [sys.executable, "benchmarks/ablations.py", "--iterations", "20"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

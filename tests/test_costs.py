@@ -118,6 +118,7 @@ def run_tool(*arguments) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_the_tool_prints_a_table_and_writes_its_rows(tmp_path):
     out = tmp_path / "new" / "costs.json"
     result = run_tool("--only", "ResNet-50", "sMLPNet-T", "--out", out)
@@ -131,6 +132,7 @@ def test_the_tool_prints_a_table_and_writes_its_rows(tmp_path):
     assert rows[1]["shape"] == [224, 224]
 
 
+@pytest.mark.slow
 def test_an_unknown_network_is_refused_in_one_line():
     result = run_tool("--only", "Swin-X")
     assert result.returncode == 2

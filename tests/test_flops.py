@@ -109,6 +109,7 @@ def test_a_config_is_counted_with_its_heads_and_its_padding():
     assert count.parameters > 500_000
 
 
+@pytest.mark.slow
 def test_a_cascade_computes_as_many_masks_as_in_a_test():
     """mmdet's own pass in mode 'tensor' would compute one of each proposal."""
     config = ROOT / "configs/detection/cascade-mask-rcnn_smlpnet-tiny_fpn_ms-crop-3x_coco.py"
@@ -137,9 +138,9 @@ def test_the_tool_prints_the_papers_count():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["none.py"], "none.py"),
-        ([CONFIG, "--shape", 0], "positive"),
-        ([CONFIG, "--shape", 1, 2, 3], "one or two"),
+        pytest.param(["none.py"], "none.py", marks=pytest.mark.slow),
+        pytest.param([CONFIG, "--shape", 0], "positive", marks=pytest.mark.slow),
+        pytest.param([CONFIG, "--shape", 1, 2, 3], "one or two", marks=pytest.mark.slow),
         ([CONFIG, "--cfg-options", "model.backbone.arch=huge"], "unknown arch 'huge'"),
     ],
 )

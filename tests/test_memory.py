@@ -5,9 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 MEMORY = Path(__file__).parents[1] / "benchmarks/memory.py"
 
 
+@pytest.mark.slow
 def test_the_memory_benchmark_writes_its_rows_and_prints_their_table(tmp_path):
     options = ["--shape", "1", "3", "96", "64", "--repeats", "1", "--json", tmp_path / "rows.json"]
     result = subprocess.run([sys.executable, MEMORY, *options], capture_output=True, text=True, check=True)
@@ -19,6 +22,7 @@ def test_the_memory_benchmark_writes_its_rows_and_prints_their_table(tmp_path):
     assert result.stdout.count("1 x 3 x 96 x 64") == 2
 
 
+@pytest.mark.slow
 def test_a_shape_that_cannot_be_is_named():
     options = ["--shape", "1", "3", "0", "64"]
     result = subprocess.run([sys.executable, MEMORY, *options], capture_output=True, text=True, check=False)

@@ -383,7 +383,8 @@ def test_a_damaged_cached_file_is_named_with_the_remedy(files, server, damage):
     assert server.requests == []
 
 
-@pytest.mark.parametrize("found", [pytest.param(True, marks=pytest.mark.slow), False], ids=["there", "not there"])
+@pytest.mark.slow
+@pytest.mark.parametrize("found", [True, False], ids=["there", "not there"])
 def test_of_several_processes_one_downloads_and_all_end_alike(files, server, found):
     if found:
         server.bodies["/v1.0/smlp_s.pth"] = files["small"][0].read_bytes()

@@ -227,6 +227,7 @@ def test_its_backward_pass_goes_through_the_parts_in_order(detector):
     assert order == ["heads", "neck", "backbone"]
 
 
+@pytest.mark.slow
 def test_a_detectors_inference_has_a_hundred_masks_to_paste(detector):
     parts = detector["eval"].step()
     assert parts.keys() == set(wholes.PARTS) - {"optimizer"}
@@ -317,6 +318,7 @@ def run_command(out: Path, *options: str) -> subprocess.CompletedProcess:
     )
 
 
+@pytest.mark.slow
 def test_the_command_measures_resumes_and_judges(tmp_path):
     options = ("--part", "backbones", "--shapes", "1x224x224", "--only", OURS, PAPER, "--dtypes", "fp32")
     first = run_command(tmp_path, *options, "--modes", "train")

@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -60,10 +61,15 @@ def test_wide_scenes_are_for_the_recipes_with_all_answers():
 # ---- the recipes
 
 
+@cache
+def recipe_fingerprint(network: str, recipe: str) -> str:
+    return fingerprint(config(NETWORKS[network], recipe, 0, 60))
+
+
 @pytest.mark.parametrize(("network", "recipe"), JOBS, ids=lambda v: getattr(v, "name", v))
 def test_no_two_recipes_are_the_same_training(network, recipe):
-    others = [fingerprint(config(network, r, 0, 60)) for r in recipes_of(network) if r != recipe]
-    assert fingerprint(config(network, recipe, 0, 60)) not in others
+    others = [recipe_fingerprint(network.name, r) for r in recipes_of(network) if r != recipe]
+    assert recipe_fingerprint(network.name, recipe) not in others
 
 
 @pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
@@ -274,6 +280,7 @@ def test_the_best_mean_is_bold():
     assert re.findall(r"\*\*(.*?)\*\*", line) == ["90.0 ± 0.0"]
 
 
+@pytest.mark.slow
 def test_pictures_of_an_incomplete_study_are_refused(tmp_path):
     command = [sys.executable, str(ROOT / "benchmarks/study"), "--part", "figures", "--out", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

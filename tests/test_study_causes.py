@@ -230,12 +230,14 @@ def limited(config, checkpoint, tmp_path_factory) -> list[dict]:
     return limits(config, checkpoint, 2, [1, 4, 16], tmp_path_factory.mktemp("limits"), "bounded")
 
 
+@pytest.mark.slow
 def test_more_proposals_find_more_objects(limited):
     recalls = [row["proposal_recall"] for row in limited]
     assert recalls == sorted(recalls)
     assert 0 <= recalls[0] < recalls[-1] <= 1
 
 
+@pytest.mark.slow
 def test_limits_are_multiples_of_the_configs_own(limited, config):
     own = config.model.test_cfg
     for row, factor in zip(limited, (1, 4, 16)):
@@ -246,6 +248,7 @@ def test_limits_are_multiples_of_the_configs_own(limited, config):
         assert (row["factor"], row["interpolation"], row["objects"]) == (2, "bounded", 48)
 
 
+@pytest.mark.slow
 def test_rows_can_be_written_and_taken_apart(limited):
     for row in json.loads(json.dumps(limited)):
         apart = split(row["annotations"], row["detections"], row["max_detections"])
@@ -253,6 +256,7 @@ def test_rows_can_be_written_and_taken_apart(limited):
         assert apart["detections"] <= row["max_detections"]
 
 
+@pytest.mark.slow
 def test_the_sweeps_own_limits_give_the_sweeps_own_row(limited, config, checkpoint, tmp_path):
     sweep = Sweep(config, checkpoint, tmp_path, extents=[2], interpolations=["bounded"])
     row = sweep.evaluate(next(sweep.points()))

@@ -208,7 +208,11 @@ def test_the_tool_draws_pictures(swept, name):
 OTHERS = {"upernet_smlpnet-mini_coins": ("mIoU", "aAcc"), "smlpnet-mini_photos": ("top1",)}
 
 
-@pytest.fixture(scope="module", params=OTHERS)
+# The classifier's set has 360 images for each of the sweep's points.
+SEGMENTOR, CLASSIFIER = OTHERS
+
+
+@pytest.fixture(scope="module", params=[SEGMENTOR, pytest.param(CLASSIFIER, marks=pytest.mark.slow)])
 def other(request, coins_root, tmp_path_factory) -> tuple[str, Path]:
     """The segmentor's and the classifier's demo: trained for 2 steps, then swept by the tool; its folder."""
     name = request.param

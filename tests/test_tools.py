@@ -89,6 +89,7 @@ def test_a_test_writes_predictions_and_pictures(data, trained):
         assert len(pickle.loads((data / out).read_bytes())) == images
 
 
+@pytest.mark.slow
 def test_a_test_under_flips(data, trained):
     toolbox, work = trained
     output = run(data, "test", CONFIGS[toolbox], work, "--work-dir", "tested", "--tta")
@@ -96,6 +97,7 @@ def test_a_test_under_flips(data, trained):
     assert "segm_mAP" not in output
 
 
+@pytest.mark.slow
 def test_one_picture_of_a_photograph(data, trained):
     toolbox, work = trained
     photo = next((data / "data" / ("photos/val" if toolbox == "mmpretrain" else "coins/images/val")).rglob("*.png"))
@@ -109,7 +111,7 @@ def test_one_picture_of_a_photograph(data, trained):
 @pytest.mark.parametrize(
     ("tool", "arguments", "line"),
     [
-        ("train", ["none.py"], "train: the config none.py does not exist"),
+        pytest.param("train", ["none.py"], "train: the config none.py does not exist", marks=pytest.mark.slow),
         pytest.param(
             "train",
             [CONFIGS["mmdet"], "--amp"],
@@ -117,10 +119,11 @@ def test_one_picture_of_a_photograph(data, trained):
             marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
         ),
         ("test", [CONFIGS["mmdet"], "none.pth"], "test: the checkpoint none.pth does not exist"),
-        (
+        pytest.param(
             "image_demo",
             ["none.jpg", CONFIGS["mmdet"], "x"],
             "image_demo: the photograph none.jpg does not exist",
+            marks=pytest.mark.slow,
         ),
     ],
 )
