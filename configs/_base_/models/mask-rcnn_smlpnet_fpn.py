@@ -2,8 +2,8 @@
 
 Norms: `norm_eval=True`. A GPU sees two images at a time, whose statistics would be a poor stand-in for those of
 pre-training; mmdet's ResNets are trained in the same way. Measured on coins at batch 2 (three seeds, docs/training.md):
-79.5 box AP against 76.6 with the statistics of the two images. With it, norms of the first three maps (`out_norm`) would
-never see statistics, so there are none.
+79.5 box AP against 76.6 with the statistics of the two images. With it, norms of the first three maps (`out_norm`)
+would never see statistics, so there are none.
 """
 
 _base_ = "mmdet::_base_/models/mask-rcnn_r50_fpn.py"

@@ -1,8 +1,8 @@
 """UperNet with sMLPNet-T.
 
 Norms: SyncBN, in the backbone as in mmseg's heads, so that a step's statistics are those of all 16 crops and not of the
-two on a GPU, which on coins cost a detector 3 box AP (docs/training.md; SyncBN itself was not measured). The norms of the
-first three maps (`out_norm`) learn statistics, too. On one process mmengine turns SyncBN into BN by itself.
+two on a GPU, which on coins cost a detector 3 box AP (docs/training.md; SyncBN itself was not measured). The norms of
+the first three maps (`out_norm`) learn statistics, too. On one process mmengine turns SyncBN into BN by itself.
 """
 
 norm_cfg = dict(type="SyncBN", requires_grad=True)
