@@ -171,6 +171,7 @@ def test_hashes_on_another_kind_of_machine_are_refused_or_left_out(env, monkeypa
         sources.choose_source(ONEDL, env, True)
 
 
+@pytest.mark.slow
 @here_are_hashes
 def test_an_environment_made_without_hashes_is_made_anew_for_them_and_only_then(env, capsys):
     interpreter = cli.probe(sys.executable)
