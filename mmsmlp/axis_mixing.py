@@ -24,6 +24,8 @@ from mmsmlp.resize import (
     cached_matrix,
     compute_dtype,
     interpolation_matrix,
+    is_compiling,
+    is_fixed,
     is_plain,
     no_autocast,
     resampling_matrix,
@@ -99,9 +101,9 @@ def choose_path(
             dense path, on the n of two-tap; low rank is not for that.
 
     Returns:
-        str: 'dense', 'low_rank' or 'two_tap'.
+        str: 'dense', 'low_rank' or 'two_tap'; 'dense' where m is a symbol, so that one graph serves any.
     """
-    if m <= n or method not in ("exact", "bounded"):
+    if method not in ("exact", "bounded") or not is_fixed(m, n) or m <= n:
         return "dense"
     rates = RATES.get(device_type, RATES["cpu"])
     conversion = rates.conversion * m if half else 0
@@ -217,7 +219,7 @@ def _inverse_gram(n: int, m: int) -> Tensor:
 def _product(matrix: Tensor, bias: Tensor | None, x: Tensor, dim: int) -> Tensor:
     """``matrix @ x + bias`` along ``dim`` of (N, H, W, C), ``matrix`` (rows, positions)."""
     n, h, w, c = x.shape
-    rows = len(matrix)
+    rows = matrix.shape[0]  # len() would make a number of a symbol
     lines = lines_of(x, dim)
     # `expand` makes a batch of the shared matrix without copying it.
     matrix = matrix.expand(lines.shape[0], *matrix.shape)
@@ -261,5 +263,4 @@ def product_dtype(x: Tensor) -> torch.dtype:
 
 def is_traced(x: Tensor) -> bool:
     """Whether operations on a tensor are recorded by ``torch.compile``, ``torch.export`` or ``torch.jit.trace``."""
-    compiler = torch.compiler if hasattr(torch.compiler, "is_compiling") else torch._dynamo  # the latter: torch 2.1
-    return torch.jit.is_tracing() or compiler.is_compiling() or not is_plain(x)
+    return torch.jit.is_tracing() or is_compiling() or not is_plain(x)
