@@ -24,14 +24,13 @@ from mmsmlp.resize import (
     cached_matrix,
     compute_dtype,
     interpolation_matrix,
-    is_compiling,
-    is_fixed,
     is_plain,
     no_autocast,
     resampling_matrix,
     resize_axis_bias,
     resize_axis_weight,
 )
+from mmsmlp.symbols import is_compiling, is_fixed
 from mmsmlp.taps import Taps, combine
 
 
@@ -224,7 +223,8 @@ def _product(matrix: Tensor, bias: Tensor | None, x: Tensor, dim: int) -> Tensor
     # `expand` makes a batch of the shared matrix without copying it.
     matrix = matrix.expand(lines.shape[0], *matrix.shape)
     mixed = torch.bmm(matrix, lines) if bias is None else torch.baddbmm(bias[:, None], matrix, lines)
-    return mixed.view(n, rows, w, c) if dim == 1 else mixed.view(n, h, rows, c)
+    # -1: exporters see that c divides w * c, and not that w does.
+    return mixed.view(n, rows, -1, c) if dim == 1 else mixed.view(n, h, rows, c)
 
 
 def lines_of(x: Tensor, dim: int) -> Tensor:

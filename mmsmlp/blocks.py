@@ -13,7 +13,8 @@ from torch.utils.checkpoint import checkpoint
 
 from mmsmlp.fused import can_fuse, fused_block
 from mmsmlp.layers import ChannelMLP, DropPath, LocalMixer, SparseMLP
-from mmsmlp.resize import DEFAULT_METHOD, is_certain
+from mmsmlp.resize import DEFAULT_METHOD
+from mmsmlp.symbols import is_certain
 from mmsmlp.valid_area import Sizes, on_each_image
 
 

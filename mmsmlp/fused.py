@@ -7,8 +7,9 @@ What is different:
   is larger than the anchor, channels are mixed on the anchor's fewer positions.
 - Less is kept for the backward pass: the inputs of norms, of the convolution and of the axes, and the channel MLP's
   hidden layer before its activation. Norms and activations are computed again.
-- Without gradients, norms with running statistics are folded into the convolution and an affine map, and activations
-  are computed in place or inside of the products before them.
+- Without gradients, norms with running statistics are folded into the convolution and an affine map (in every pass,
+  where :mod:`mmsmlp.folding` has not done it once), and activations are computed in place or inside of the products
+  before them.
 - Products go through :mod:`mmsmlp.products`.
 
 docs/performance.md has what each brings.
@@ -27,7 +28,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmsmlp.axis_mixing import add_product, choose_path, is_traced, lines_of, product_dtype, two_tap_factors
-from mmsmlp.layers import AxisLinear, DropPath
+from mmsmlp.layers import AxisLinear, ChannelAffine, DropPath
 from mmsmlp.products import linear, weight_gradient
 from mmsmlp.resize import resize_axis_bias, resize_axis_weight
 from mmsmlp.taps import Taps, add_combined, combine
@@ -38,7 +39,7 @@ DEVICES = ("cpu", "meta")
 DTYPES = (torch.float32, torch.float64)
 
 _CHUNK_VALUES = 2**22  # 16 MiB in float32
-_LAYERS = (nn.Conv2d, nn.Linear, nn.LayerNorm, nn.GELU, AxisLinear, DropPath)
+_LAYERS = (nn.Conv2d, nn.Linear, nn.LayerNorm, nn.GELU, AxisLinear, ChannelAffine, DropPath)
 
 gelu_ = torch.ops.aten.gelu_
 
@@ -55,7 +56,12 @@ def can_fuse(block: nn.Module, x: Tensor) -> bool:
         return False
     if block.local is None or block.sparse_mlp is None or not block.sparse_mlp.is_standard:
         return False
-    return all(_is_plain(layer, x.dtype) for layer in _leaves(block)) and not any(map(_has_hooks, block.children()))
+    layers = list(_leaves(block))
+    if type(block.local.norm) is ChannelAffine and type(block.sparse_mlp.norm) is nn.Identity:  # by mmsmlp.folding
+        if _needs_grad(x, block):
+            return False
+        layers.remove(block.sparse_mlp.norm)
+    return all(_is_plain(layer, x.dtype) for layer in layers) and not any(map(_has_hooks, block.children()))
 
 
 def fused_block(block: nn.Module, x: Tensor, sizes: Sizes | None = None) -> Tensor:
@@ -87,21 +93,26 @@ def fused_block(block: nn.Module, x: Tensor, sizes: Sizes | None = None) -> Tens
 def _local(local: nn.Module, norm: _BatchNorm, x: Tensor, sizes: Sizes | None) -> Tensor:
     """The local mixer, and the norm and activation of the sparse MLP, which follow it."""
     conv = local.conv
-    if _needs_grad(x, local, norm) or _uses_batch_statistics(local.norm) or _uses_batch_statistics(norm):
+    folded = isinstance(local.norm, ChannelAffine)
+    if not folded and (
+        _needs_grad(x, local, norm) or _uses_batch_statistics(local.norm) or _uses_batch_statistics(norm)
+    ):
         return _norm_gelu(norm, on_each_image(conv, _norm_gelu(local.norm, x), sizes))
-    scale, shift = _affine(local.norm)
+    scale, shift = (local.norm.scale, local.norm.shift) if folded else _affine(local.norm)
     x = x.permute(0, 2, 3, 1)  # (N, C, H, W) -> (N, H, W, C), a view
     activated = torch.empty_like(x)
     for tokens, result in zip(_chunks(x, x.shape[-1]), _chunks(activated, x.shape[-1])):
         gelu_(torch.addcmul(shift, tokens, scale, out=result))
     x = activated.permute(0, 3, 1, 2)
-    scale, shift = _affine(norm)
-    weight = conv.weight * scale[:, None, None, None]
+    weight, bias = conv.weight, conv.bias
+    if not folded:
+        scale, bias = _affine(norm)
+        weight = weight * scale[:, None, None, None]
 
-    def folded(maps: Tensor) -> Tensor:
-        return F.conv2d(maps, weight, shift, padding=conv.padding, groups=conv.groups)
+    def convolve(maps: Tensor) -> Tensor:
+        return F.conv2d(maps, weight, bias, padding=conv.padding, groups=conv.groups)
 
-    return gelu_(on_each_image(folded, x, sizes))
+    return gelu_(on_each_image(convolve, x, sizes))
 
 
 def _norm_gelu(norm: _BatchNorm, x: Tensor) -> Tensor:

@@ -81,6 +81,31 @@ class DropPath(nn.Module):
         return f"rate={self.rate:.3f}"
 
 
+class ChannelAffine(nn.Module):
+    """``x * scale + shift`` with one of each per channel: what a batch norm with running statistics comes down to.
+
+    Its parameters are not called like those of a norm, so that weights of the one never pass for those of the other.
+
+    Args:
+        scale (Tensor): (C,).
+        shift (Tensor): (C,).
+    """
+
+    def __init__(self, scale: Tensor, shift: Tensor):
+        super().__init__()
+        self.scale = nn.Parameter(scale)
+        self.shift = nn.Parameter(shift)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any map (N, C, H, W), same shape and dtype out."""
+        scale, shift = (p.to(x.dtype)[:, None, None] for p in (self.scale, self.shift))
+        return torch.addcmul(shift, x, scale)
+
+    def extra_repr(self) -> str:
+        """The number of channels, for ``print(model)``."""
+        return str(len(self.scale))
+
+
 class AxisLinear(nn.Module):
     """A fully connected layer over the positions of one axis, shared by all lines of that axis and all channels.
 

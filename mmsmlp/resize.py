@@ -19,6 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmsmlp.symbols import is_fixed
+
 METHODS = ("exact", "bounded", "scaled", "naive")
 DEFAULT_METHOD = "bounded"  # what follows from the tables of docs/positional_interpolation.md
 
@@ -249,35 +251,6 @@ def cached_matrix(build: Callable[..., Tensor], *arguments: int | str, like: Ten
 def is_plain(tensor: Tensor) -> bool:
     """Whether a tensor is of PyTorch's own type, not a subclass such as the fake tensors of ``torch.export``."""
     return type(tensor) in (Tensor, torch.nn.Parameter)
-
-
-def is_compiling() -> bool:
-    """Whether ``torch.compile`` or ``torch.export`` records operations."""
-    compiler = torch.compiler if hasattr(torch.compiler, "is_compiling") else torch._dynamo  # the latter: torch 2.1
-    return compiler.is_compiling()
-
-
-def is_certain(condition: bool) -> bool:
-    """Whether a condition on sizes holds; on those that are symbols, whether it holds whatever their values are.
-
-    A plain ``if`` would tie the graph to one side of the branch.
-    """
-    if not is_compiling() or not hasattr(torch, "SymBool"):
-        return bool(condition)
-    from torch.fx.experimental.symbolic_shapes import statically_known_true  # loads sympy, so not before it is needed
-
-    return statically_known_true(condition)
-
-
-def is_fixed(m: int, n: int) -> bool:
-    """Whether a number of positions is a number, not a symbol of ``torch.export`` or ``torch.compile`` that may be any.
-
-    Args:
-        m (int): The number of positions.
-        n (int): The anchor's, which it is to be compared with.
-    """
-    # torch.compile shows symbols as integers, so they are told by what is known of them.
-    return not isinstance(m, torch.SymInt) and (is_certain(m == n) or is_certain(m < n) or is_certain(m > n))
 
 
 def no_autocast(device: torch.device) -> AbstractContextManager:
