@@ -8,7 +8,6 @@ from pathlib import Path
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, init_default_scope
-from mmengine.runner import load_state_dict
 from torch import nn
 
 from mmsmlp.checkpoint import FUSED_MARK, read_checkpoint
@@ -67,7 +66,7 @@ def fuse_checkpoint(config: str | Path | Config, checkpoint: str | Path) -> tupl
 
     Raises:
         ValueError: If the checkpoint is unsuitable, or has folded norms already.
-        RuntimeError: If it is of another arch.
+        RuntimeError: If it is not of the config's model, or not complete.
         OSError: If a file is not there.
     """
     config = config if isinstance(config, Config) else Config.fromfile(config)
@@ -76,7 +75,7 @@ def fuse_checkpoint(config: str | Path | Config, checkpoint: str | Path) -> tupl
         raise ValueError(f"{checkpoint}: its norms are folded already")
     init_default_scope(config.get("default_scope", "mmengine"))
     model = revert_sync_batchnorm(MODELS.build(config.model))
-    load_state_dict(model, content["state_dict"])
+    model.load_state_dict(content["state_dict"])
     model.eval()
     fused = fuse_norms(model)
     meta = {**content.get("meta", {}), FUSED_MARK: True}

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import torch
 
+_IS_NEW = hasattr(torch.compiler, "is_compiling")  # not in torch 2.1
+
 
 def is_compiling() -> bool:
     """Whether ``torch.compile`` or ``torch.export`` records operations."""
-    compiler = torch.compiler if hasattr(torch.compiler, "is_compiling") else torch._dynamo  # the latter: torch 2.1
-    return compiler.is_compiling()
+    return (torch.compiler if _IS_NEW else torch._dynamo).is_compiling()
 
 
 def is_certain(condition: bool) -> bool:
     """Whether a condition on sizes holds; on those that are symbols, whether it holds whatever their values are."""
-    if not is_compiling() or not hasattr(torch, "SymBool"):
+    if not _IS_NEW or not is_compiling():
         return bool(condition)
     from torch.fx.experimental.symbolic_shapes import statically_known_true  # loads sympy, so not before it is needed
 
