@@ -1,9 +1,11 @@
 """One graph for all sizes: torch.compile(dynamic=True) and torch.export, counted, against the network as it is."""
 
 import copy
+import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -189,3 +191,14 @@ def test_sizes_that_are_numbers_are_told_from_symbols():
         torch._dynamo.reset()
         torch.compile(ask, fullgraph=True, dynamic=dynamic, backend="eager")(torch.zeros(2, 5))
     assert answers == [True, False]
+
+
+@pytest.mark.slow
+def test_the_pages_snippets_run(tmp_path):
+    page = (Path(__file__).parents[1] / "docs/deploy.md").read_text("utf-8")
+    section = page.split("## torch.export and torch.compile")[1].split("\n## ")[0]
+    snippets = re.findall(r"```python\n(.+?)```", section, re.S)
+    snippets[0] = snippets[0].replace("dynamic=True", "dynamic=True, backend='aot_eager'")  # no compiler needed
+    assert len(snippets) == 3
+    for snippet in snippets:
+        subprocess.run([sys.executable, "-c", snippet], cwd=tmp_path, check=True)
