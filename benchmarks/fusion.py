@@ -4,8 +4,8 @@ python benchmarks/fusion.py --write docs/deploy.md
 python benchmarks/fusion.py --rounds 3 --shape 8 3 224 224 --only "float32, layers"
 
 Both networks run in one process, in turns, in inference mode. A row's gain is the median over rounds of the ratio of
-the two times of a round, less 1, with the quartiles in brackets. The operators of a pass are counted as PyTorch dispatches
-them, views apart, at the sizes given.
+the two times of a round, less 1, with the quartiles in brackets. Operators are counted as PyTorch dispatches them in a
+pass, views apart.
 """
 
 import argparse

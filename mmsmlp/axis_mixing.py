@@ -223,8 +223,10 @@ def _product(matrix: Tensor, bias: Tensor | None, x: Tensor, dim: int) -> Tensor
     # `expand` makes a batch of the shared matrix without copying it.
     matrix = matrix.expand(lines.shape[0], *matrix.shape)
     mixed = torch.bmm(matrix, lines) if bias is None else torch.baddbmm(bias[:, None], matrix, lines)
-    # -1: exporters see that c divides w * c, and not that w does.
-    return mixed.view(n, rows, -1, c) if dim == 1 else mixed.view(n, h, rows, c)
+    if dim == 2:
+        return mixed.view(n, h, rows, c)
+    # A view wants w to divide w * c, which torch.export does not see; windows of c values are the same view.
+    return mixed.unfold(2, c, c) if isinstance(w, torch.SymInt) else mixed.view(n, rows, w, c)
 
 
 def lines_of(x: Tensor, dim: int) -> Tensor:

@@ -83,7 +83,8 @@ def _fold_into_linear(norm: nn.LayerNorm, linear: nn.Linear) -> nn.LayerNorm:
     dtype = linear.weight.dtype
     weight = linear.weight.double()
     if norm.bias is not None:
-        linear.bias = nn.Parameter((linear.bias.double() + weight @ norm.bias.double()).to(dtype))
+        shift = weight @ norm.bias.double()
+        linear.bias = nn.Parameter((shift if linear.bias is None else shift + linear.bias.double()).to(dtype))
     if norm.weight is not None:
         linear.weight = nn.Parameter((weight * norm.weight.double()).to(dtype))
     return nn.LayerNorm(norm.normalized_shape, norm.eps, elementwise_affine=False)

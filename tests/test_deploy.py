@@ -1,10 +1,13 @@
 """Folded norms: the same outputs, weights that go where they belong only, and the tool that writes them."""
 
 import copy
+import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
+import fusion
 import pytest
 import torch
 from conftest import MINI
@@ -280,10 +283,29 @@ def test_the_tool_writes_a_checkpoint_that_init_detector_loads(tmp_path, relativ
         fuse_checkpoint(config, tmp_path / "fused.pth")
 
 
-def test_the_tool_overwrites_nothing(tmp_path):
+def test_the_tool_overwrites_nothing(tmp_path, monkeypatch):
     (tmp_path / "out.pth").write_text("mine")
-    command = [sys.executable, ROOT / "tools/fuse.py", ROOT / DEMOS["mmdet"], "none.pth", tmp_path / "out.pth"]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert result.returncode == 1
-    assert "out.pth exists" in result.stderr
+    arguments = ["fuse.py", ROOT / DEMOS["mmdet"], "none.pth", tmp_path / "out.pth"]
+    monkeypatch.setattr(sys, "argv", [str(argument) for argument in arguments])
+    with pytest.raises(SystemExit, match=r"^fuse: .*out.pth exists"):
+        runpy.run_path(str(ROOT / "tools/fuse.py"), run_name="__main__")
     assert (tmp_path / "out.pth").read_text() == "mine"
+
+
+def test_the_benchmark_writes_its_table_between_the_marks(tmp_path, monkeypatch):
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{fusion.BEGIN}\nstale\n{fusion.END}\nafter\n")
+    options = ["--rounds", "1", "--shape", "1", "3", "40", "40", "--write", str(page)]
+    monkeypatch.setattr(sys, "argv", ["fusion.py", *options, "--only", "float32, layers", "float32, fused blocks"])
+    fusion.main()
+    text = page.read_text()
+    assert re.fullmatch(rf"before\n{fusion.BEGIN}\nsMLPNet-tiny, CPU.+\n{fusion.END}\nafter\n", text, re.S)
+    assert "stale" not in text
+    for row in re.findall(r"^\| 1 x 3 x 40 x 40 \|.+$", text, re.M):
+        count, fewer = (int(cell.replace(",", "")) for cell in row.split(" | ")[2:4])
+        assert 0 < fewer < count
+
+
+def test_the_page_has_the_marks():
+    page = (ROOT / "docs/deploy.md").read_text("utf-8")
+    assert (page.count(fusion.BEGIN), page.count(fusion.END)) == (1, 1)
