@@ -1,7 +1,7 @@
 """Times sMLPNet with and without folded norms (mmsmlp.fuse_norms) and counts the operators, for docs/deploy.md.
 
 python benchmarks/fusion.py --write docs/deploy.md
-python benchmarks/fusion.py --rounds 3 --shape 8 3 224 224 --only "float32, layers"
+python benchmarks/fusion.py --seconds 5 --shape 8 3 224 224 --only "float32, layers"
 
 Both networks run in one process, in turns, in inference mode. A row's gain is the median over rounds of the ratio of
 the two times of a round, less 1, with the quartiles in brackets. Operators are counted as PyTorch dispatches them in a
@@ -26,7 +26,8 @@ from mmsmlp import SMLPNet, fuse_norms
 from mmsmlp.files import atomic_file
 
 BEGIN, END = "<!-- fusion: made by `python benchmarks/fusion.py --write docs/deploy.md` -->", "<!-- end of fusion -->"
-SHAPES = [[8, 3, 224, 224], [1, 3, 800, 1344]]
+SHAPES = [[1, 3, 224, 224], [8, 3, 224, 224], [1, 3, 800, 1344]]
+FEWEST = 5  # rounds
 
 
 def _layers() -> patch:
@@ -64,7 +65,7 @@ def network(arch: str, shape: list[int]) -> SMLPNet:
     return net
 
 
-def measure(nets: list[SMLPNet], x: Tensor, contexts: tuple[Callable, ...], rounds: int) -> dict:
+def measure(nets: list[SMLPNet], x: Tensor, contexts: tuple[Callable, ...], seconds: float) -> dict:
     """Operators and median milliseconds of each network, and the median and quartiles of the gain in percent."""
     times, counts = [[], []], []
     with torch.inference_mode(), ExitStack() as stack:
@@ -75,24 +76,26 @@ def measure(nets: list[SMLPNet], x: Tensor, contexts: tuple[Callable, ...], roun
             with OperatorCount() as operators:
                 net(x)
             counts.append(operators.count)
-        for number in range(rounds):
-            for k in (0, 1) if number % 2 else (1, 0):
+        end = time.perf_counter() + seconds
+        while len(times[0]) < FEWEST or time.perf_counter() < end:
+            for k in (0, 1) if len(times[0]) % 2 else (1, 0):
                 start = time.perf_counter()
                 nets[k](x)
                 times[k].append(1e3 * (time.perf_counter() - start))
     gains = [100 * (before / after - 1) for before, after in zip(*times)]
-    low, _, high = statistics.quantiles(gains, n=4) if rounds > 1 else gains * 3
+    low, _, high = statistics.quantiles(gains, n=4)
     medians = [statistics.median(of) for of in times]
-    return {"counts": counts, "times": medians, "gain": statistics.median(gains), "quartiles": (low, high)}
+    result = {"counts": counts, "times": medians, "rounds": len(gains)}
+    return {**result, "gain": statistics.median(gains), "quartiles": (low, high)}
 
 
-def table(arch: str, shapes: list[list[int]], modes: list[str], rounds: int) -> str:
+def table(arch: str, shapes: list[list[int]], modes: list[str], seconds: float) -> str:
     """Measure all rows and write them as a table in Markdown."""
     lines = [
-        f"sMLPNet-{arch}, CPU, {torch.get_num_threads()} threads, torch {torch.__version__}, {rounds} rounds, ms:",
+        f"sMLPNet-{arch}, CPU, {torch.get_num_threads()} threads, torch {torch.__version__}, ms:",
         "",
-        "| images | pass | operators | folded | ms | folded | gain (quartiles) |",
-        "|---|---|---|---|---|---|---|",
+        "| images | pass | operators | folded | ms | folded | gain (quartiles) | rounds |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for shape in shapes:
         net = network(arch, shape)
@@ -100,10 +103,11 @@ def table(arch: str, shapes: list[list[int]], modes: list[str], rounds: int) -> 
         for mode in modes:
             dtype, contexts = MODES[mode]
             both = [copy.deepcopy(n).to(dtype) for n in (net, fuse_norms(net))]
-            row = measure(both, x.to(dtype), contexts, rounds)
+            row = measure(both, x.to(dtype), contexts, seconds)
             (count, fewer), (before, after), (low, high) = row["counts"], row["times"], row["quartiles"]
-            cells = (" x ".join(map(str, shape)), mode, f"{count:,}", f"{fewer:,}", f"{before:,.0f}", f"{after:,.0f}")
-            lines.append("| " + " | ".join(cells) + f" | {row['gain']:+.0f} % ({low:+.0f} to {high:+.0f}) |")
+            cells = (" x ".join(map(str, shape)), mode, f"{count:,}", f"{fewer:,}", f"{before:,.1f}", f"{after:,.1f}")
+            gain = f"{row['gain']:+.1f} % ({low:+.1f} to {high:+.1f})"
+            lines.append("| " + " | ".join((*cells, gain, str(row["rounds"]))) + " |")
             print(lines[-1], file=sys.stderr, flush=True)
     return "\n".join(lines)
 
@@ -113,16 +117,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arch", default="tiny", choices=list(SMLPNet.arch_settings))
     parser.add_argument("--shape", type=int, nargs=4, action="append", metavar=("N", "C", "H", "W"))
-    parser.add_argument("--rounds", type=int, default=9, help="timed passes of each network; default: %(default)s")
+    parser.add_argument("--seconds", type=float, default=12, help="time for the rounds of a row; default: %(default)s")
     parser.add_argument("--only", nargs="+", choices=MODES, default=list(MODES))
     parser.add_argument("--write", metavar="PAGE", help="replace the table between the page's marks")
     args = parser.parse_args()
-    if args.rounds < 1 or min(map(min, args.shape or SHAPES)) < 1:
-        parser.error("--rounds and --shape take positive numbers")
+    if args.seconds < 0 or min(map(min, args.shape or SHAPES)) < 1:
+        parser.error("--seconds takes no negative number, --shape positive ones")
     page = Path(args.write).read_text("utf-8") if args.write else None
     if page is not None and (page.count(BEGIN), page.count(END)) != (1, 1):
         sys.exit(f"fusion: {args.write} has no lines {BEGIN} and {END} for the table")
-    made = table(args.arch, args.shape or SHAPES, args.only, args.rounds)
+    made = table(args.arch, args.shape or SHAPES, args.only, args.seconds)
     print(made)
     if page is not None:
         before, rest = page.split(BEGIN)

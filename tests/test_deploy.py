@@ -295,7 +295,7 @@ def test_the_tool_overwrites_nothing(tmp_path, monkeypatch):
 def test_the_benchmark_writes_its_table_between_the_marks(tmp_path, monkeypatch):
     page = tmp_path / "page.md"
     page.write_text(f"before\n{fusion.BEGIN}\nstale\n{fusion.END}\nafter\n")
-    options = ["--rounds", "1", "--shape", "1", "3", "40", "40", "--write", str(page)]
+    options = ["--seconds", "0", "--shape", "1", "3", "40", "40", "--write", str(page)]
     monkeypatch.setattr(sys, "argv", ["fusion.py", *options, "--only", "float32, layers", "float32, fused blocks"])
     fusion.main()
     text = page.read_text()
