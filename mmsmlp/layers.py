@@ -103,7 +103,8 @@ class ChannelAffine(nn.Module):
         if x.dtype == self.scale.dtype and x.dtype.itemsize > 2:
             return torch.addcmul(self.shift[:, None, None], x, self.scale[:, None, None])
         # In half precision a norm's operator is the faster one on a CPU, and under autocast rounds only its result.
-        return nn.functional.batch_norm(x, self.zeros, self.ones, self.scale, self.shift, eps=0)
+        # Its eps has to be positive; this one is lost in rounding.
+        return nn.functional.batch_norm(x, self.zeros, self.ones, self.scale, self.shift, eps=1e-30)
 
     def extra_repr(self) -> str:
         """The number of channels, for ``print(model)``."""
