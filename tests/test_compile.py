@@ -88,7 +88,6 @@ def test_a_feature_extractor_compiles_to_few_graphs(relative_error):
     [
         {},
         {"interpolation": "exact"},
-        {"interpolation": "scaled"},
         {"features_only": False, "num_classes": 7},
         {"fused_norms": True},
         {"arch": "tiny", "img_size": 224},
@@ -103,9 +102,8 @@ def test_others_compile_to_few_graphs(options, relative_error):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("interpolation", ["bounded", "exact"])
-def test_aot_eager_takes_the_graphs(interpolation, relative_error):
-    assert_few_graphs(model(**SMALL, interpolation=interpolation), relative_error, "aot_eager")
+def test_aot_eager_takes_the_graphs(relative_error):
+    assert_few_graphs(model(**SMALL), relative_error, "aot_eager")
 
 
 @pytest.mark.slow
@@ -115,8 +113,7 @@ def test_generated_code_gives_the_same_maps(relative_error):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
-@pytest.mark.parametrize("interpolation", ["bounded", "exact"])
+@pytest.mark.parametrize(("interpolation", "backend"), [("bounded", "aot_eager"), ("exact", "eager")])
 def test_a_training_step_compiles_to_few_graphs(interpolation, backend):
     net = model(**SMALL, interpolation=interpolation).double().train()
     other = copy.deepcopy(net)
@@ -203,4 +200,5 @@ def test_the_pages_snippets_run(tmp_path):
     snippets[0] = snippets[0].replace("dynamic=True", "dynamic=True, backend='aot_eager'")  # no compiler needed
     assert len(snippets) == 3
     for snippet in snippets:
+        snippet = snippet.replace("'tiny'", "{'embed_dims': 8, 'depths': (1, 1, 1, 1)}")  # as tiny, but quick
         subprocess.run([sys.executable, "-c", snippet], cwd=tmp_path, check=True)
