@@ -130,8 +130,8 @@ def test_a_training_step_compiles_to_few_graphs(interpolation, backend):
     assert not counters["graph_break"]
 
 
-def exported(net: nn.Module) -> torch.export.ExportedProgram:
-    """As docs/deploy.md has it."""
+def exported(net: nn.Module):
+    """The exported program, as docs/deploy.md makes it."""
     height, width = (torch.export.Dim(name, min=33) for name in ("height", "width"))
     shapes = ({0: torch.export.Dim("batch"), 2: height, 3: width},)
     return torch.export.export(net, (images((90, 64)),), dynamic_shapes=shapes)
