@@ -12,6 +12,7 @@ import pytest
 import torch
 from conftest import MINI
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import load_checkpoint
@@ -287,6 +288,7 @@ def test_the_tool_overwrites_nothing(tmp_path, monkeypatch):
     (tmp_path / "out.pth").write_text("mine")
     arguments = ["fuse.py", ROOT / DEMOS["mmdet"], "none.pth", tmp_path / "out.pth"]
     monkeypatch.setattr(sys, "argv", [str(argument) for argument in arguments])
+    monkeypatch.setattr(MMLogger, "setLevel", lambda *_: None)  # which would outlast this test
     with pytest.raises(SystemExit, match=r"^fuse: .*out.pth exists"):
         runpy.run_path(str(ROOT / "tools/fuse.py"), run_name="__main__")
     assert (tmp_path / "out.pth").read_text() == "mine"
