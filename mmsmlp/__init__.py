@@ -12,8 +12,9 @@ except ModuleNotFoundError as error:
         name="mmengine",
     ) from None
 
+from mmsmlp.deploy import fuse_norms
 from mmsmlp.layers import SparseMLP
 from mmsmlp.models import create_model
 from mmsmlp.smlpnet import SMLPNet
 
-__all__ = ["SMLPNet", "SparseMLP", "__version__", "create_model"]
+__all__ = ["SMLPNet", "SparseMLP", "__version__", "create_model", "fuse_norms"]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mmsmlp.arch import Arch, recognise
-from mmsmlp.checkpoint import reanchor
+from mmsmlp.checkpoint import has_folded_norms, reanchor
 from mmsmlp.resize import DEFAULT_METHOD
 from mmsmlp.smlpnet import SMLPNet
 
@@ -106,6 +106,7 @@ def _build(weights: Mapping[str, Tensor], arch: Arch, interpolation: str) -> SML
     switches = dict(arch.switches)
     if "global_mixing" in switches:
         switches["global_mixing"] = [*switches["global_mixing"], True]
+    switches["fused_norms"] = has_folded_norms(weights)
     last = len(arch.depths) - 1
     net = SMLPNet(settings, arch.in_channels, arch.img_size, interpolation, out_indices=last, **switches)
     try:

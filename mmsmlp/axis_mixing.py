@@ -30,6 +30,7 @@ from mmsmlp.resize import (
     resize_axis_bias,
     resize_axis_weight,
 )
+from mmsmlp.symbols import is_compiling, is_fixed
 from mmsmlp.taps import Taps, combine
 
 
@@ -99,9 +100,9 @@ def choose_path(
             dense path, on the n of two-tap; low rank is not for that.
 
     Returns:
-        str: 'dense', 'low_rank' or 'two_tap'.
+        str: 'dense', 'low_rank' or 'two_tap'; 'dense' where m is a symbol, so that one graph serves any.
     """
-    if m <= n or method not in ("exact", "bounded"):
+    if method not in ("exact", "bounded") or not is_fixed(m, n) or m <= n:
         return "dense"
     rates = RATES.get(device_type, RATES["cpu"])
     conversion = rates.conversion * m if half else 0
@@ -217,12 +218,15 @@ def _inverse_gram(n: int, m: int) -> Tensor:
 def _product(matrix: Tensor, bias: Tensor | None, x: Tensor, dim: int) -> Tensor:
     """``matrix @ x + bias`` along ``dim`` of (N, H, W, C), ``matrix`` (rows, positions)."""
     n, h, w, c = x.shape
-    rows = len(matrix)
+    rows = matrix.shape[0]  # len() would make a number of a symbol
     lines = lines_of(x, dim)
     # `expand` makes a batch of the shared matrix without copying it.
     matrix = matrix.expand(lines.shape[0], *matrix.shape)
     mixed = torch.bmm(matrix, lines) if bias is None else torch.baddbmm(bias[:, None], matrix, lines)
-    return mixed.view(n, rows, w, c) if dim == 1 else mixed.view(n, h, rows, c)
+    if dim == 2:
+        return mixed.view(n, h, rows, c)
+    # A view wants w to divide w * c, which torch.export does not see; windows of c values are the same view.
+    return mixed.unfold(2, c, c) if isinstance(w, torch.SymInt) else mixed.view(n, rows, w, c)
 
 
 def lines_of(x: Tensor, dim: int) -> Tensor:
@@ -261,5 +265,4 @@ def product_dtype(x: Tensor) -> torch.dtype:
 
 def is_traced(x: Tensor) -> bool:
     """Whether operations on a tensor are recorded by ``torch.compile``, ``torch.export`` or ``torch.jit.trace``."""
-    compiler = torch.compiler if hasattr(torch.compiler, "is_compiling") else torch._dynamo  # the latter: torch 2.1
-    return torch.jit.is_tracing() or compiler.is_compiling() or not is_plain(x)
+    return torch.jit.is_tracing() or is_compiling() or not is_plain(x)

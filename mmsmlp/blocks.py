@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from mmsmlp.fused import can_fuse, fused_block
 from mmsmlp.layers import ChannelMLP, DropPath, LocalMixer, SparseMLP
 from mmsmlp.resize import DEFAULT_METHOD
+from mmsmlp.symbols import is_certain
 from mmsmlp.valid_area import Sizes, on_each_image
 
 
@@ -115,9 +116,10 @@ class PatchConv(nn.Conv2d):
         return on_each_image(self._embed, x, sizes)
 
     def _embed(self, x: Tensor) -> Tensor:
-        bottom, right = -x.shape[2] % self.patch_size, -x.shape[3] % self.patch_size
-        if bottom or right:
-            x = nn.functional.pad(x, (0, right, 0, bottom))
+        k = self.patch_size
+        if not all(is_certain(size % k == 0) for size in x.shape[2:]):
+            # As much as any size needs; the stride leaves out what is too much. So it is the same for all sizes.
+            x = nn.functional.pad(x, (0, k - 1, 0, k - 1))
         return nn.functional.conv2d(x, self.weight, stride=self.stride)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from pathlib import Path
 
 import torch
@@ -16,7 +16,10 @@ from mmsmlp.arch import count_blocks, recognise, some
 from mmsmlp.files import atomic_file
 from mmsmlp.resize import DEFAULT_METHOD, is_axis_parameter, resize_axis_bias, resize_axis_weight
 
+FUSED_MARK = "fused_norms"  # in the metadata of a state dict, and in the meta of a checkpoint
+
 _BACKBONE = "backbone."
+_FOLDED_NORM = re.compile(r"(?:stages\.\d+\.\d+\.(?:local|sparse_mlp)\.norm|norm\d+)\.scale")
 # Not the batch norms' counters: old checkpoints lack them, and nothing depends on them.
 _BLOCK_PART = re.compile(r"stages\.\d+\..*(?<!num_batches_tracked)$")
 _AXIS_KEY = re.compile(r"((?:.*\.)?)stages\.(\d+)\.\d+\.sparse_mlp\.mix_([hw])\.(weight|bias)")
@@ -35,7 +38,8 @@ def report_loading(model: nn.Module, state_dict: MutableMapping[str, Tensor], pr
 
     Raises:
         RuntimeError: If the weights are of another arch, which mmengine would load in part with a mere warning; or if
-            no key matches, the usual cause of which is a missing or superfluous ``prefix``.
+            no key matches, the usual cause of which is a missing or superfluous ``prefix``; or if norms are folded in
+            the weights and not in the backbone, or the other way round (:func:`mmsmlp.fuse_norms`).
     """
     own = model.state_dict(keep_vars=True)
     below = f" below {_BACKBONE!r}" if not prefix and _strip_backbone(own, state_dict) else ""
@@ -48,6 +52,7 @@ def report_loading(model: nn.Module, state_dict: MutableMapping[str, Tensor], pr
     ]
     matched = [k for k in common if own[k].shape == given[k].shape or k in resized]
     name = type(model).__name__
+    _refuse_other_norms(name, own, given)
     _refuse_another_arch(name, own, given, sorted(common.difference(matched)))
     if not matched:
         raise RuntimeError(
@@ -196,6 +201,28 @@ def _strip_backbone(own: Mapping[str, Tensor], state_dict: MutableMapping[str, T
     for key, name in zip(below, names):
         state_dict[name] = state_dict.pop(key)
     return True
+
+
+def has_folded_norms(keys: Iterable[str]) -> bool:
+    """Whether keys of a backbone's state dict, without a prefix, are those of one with folded norms."""
+    return any(map(_FOLDED_NORM.fullmatch, keys))
+
+
+def _refuse_other_norms(name: str, own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
+    # Judged by keys: the mark in the metadata is lost wherever a state dict is copied as a plain dict.
+    wanted, found = has_folded_norms(own), has_folded_norms(given)
+    if found and not wanted:
+        raise RuntimeError(
+            f"{name}: the given weights have folded norms (mmsmlp.fuse_norms), this backbone has norms, so none is "
+            "loaded: set fused_norms=True (--cfg-options model.backbone.fused_norms=True), or take the checkpoint "
+            "they were made from"
+        )
+    if wanted and not found and own.keys() & given.keys():
+        raise RuntimeError(
+            f"{name}: this backbone has folded norms (fused_norms=True), the given weights have norms, so none is "
+            "loaded: leave out fused_norms and call mmsmlp.fuse_norms(model) after loading, or fold the checkpoint by "
+            "tools/fuse.py"
+        )
 
 
 def _refuse_another_arch(

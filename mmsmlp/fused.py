@@ -27,7 +27,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mmsmlp import in_place
 from mmsmlp.axis_mixing import add_product, is_traced, lines_of, product_dtype
 from mmsmlp.in_place import axis_of, scale_and_shift, thirds
-from mmsmlp.layers import AxisLinear, DropPath
+from mmsmlp.layers import AxisLinear, ChannelAffine, DropPath
 from mmsmlp.products import linear, weight_gradient
 from mmsmlp.taps import add_combined, combine
 from mmsmlp.valid_area import Sizes, on_each_image
@@ -36,7 +36,7 @@ from mmsmlp.valid_area import Sizes, on_each_image
 DEVICES = ("cpu", "meta")
 DTYPES = (torch.float32, torch.float64)
 
-_LAYERS = (nn.Conv2d, nn.Linear, nn.LayerNorm, nn.GELU, AxisLinear, DropPath)
+_LAYERS = (nn.Conv2d, nn.Linear, nn.LayerNorm, nn.GELU, AxisLinear, ChannelAffine, DropPath)
 
 gelu_ = torch.ops.aten.gelu_
 
@@ -53,7 +53,12 @@ def can_fuse(block: nn.Module, x: Tensor) -> bool:
         return False
     if block.local is None or block.sparse_mlp is None or not block.sparse_mlp.is_standard:
         return False
-    return all(_is_plain(layer, x.dtype) for layer in _leaves(block)) and not any(map(_has_hooks, block.children()))
+    layers = list(_leaves(block))
+    if type(block.local.norm) is ChannelAffine and type(block.sparse_mlp.norm) is nn.Identity:  # by mmsmlp.folding
+        if _needs_grad(x, block):
+            return False
+        layers.remove(block.sparse_mlp.norm)
+    return all(_is_plain(layer, x.dtype) for layer in layers) and not any(map(_has_hooks, block.children()))
 
 
 def fused_block(block: nn.Module, x: Tensor, sizes: Sizes | None = None) -> Tensor:
@@ -240,8 +245,8 @@ class _ChannelMLP(torch.autograd.Function):
         return grad_x, *of_norm, *of_layers, None, None
 
 
-def _uses_batch_statistics(norm: _BatchNorm) -> bool:
-    return norm.training or norm.running_mean is None
+def _uses_batch_statistics(norm: nn.Module) -> bool:
+    return isinstance(norm, _BatchNorm) and (norm.training or norm.running_mean is None)
 
 
 def _needs_grad(x: Tensor, *modules: nn.Module) -> bool:

@@ -1,10 +1,11 @@
 """The parts of sMLPNet's block without gradients, in the memory of one map.
 
 Used by :mod:`mmsmlp.fused` where nothing is kept for a backward pass. Norms with running statistics are folded into the
-convolution and an affine map. A part works on some lines of the map at a time, which a cache holds, and writes its
-result over its input wherever that is its own; so each block of layers takes one new map of memory. That is what counts
-on large images: the memory allocator returns maps of tens of megabytes to the system when they are freed, and each page
-of a new one costs a fault when it is first written (docs/performance.md has the figures).
+convolution and an affine map, in every pass where :mod:`mmsmlp.folding` has not done it once. A part works on some
+lines of the map at a time, which a cache holds, and writes its result over its input wherever that is its own; so each
+block of layers takes one new map of memory. That is what counts on large images: the memory allocator returns maps of
+tens of megabytes to the system when they are freed, and each page of a new one costs a fault when it is first written
+(docs/performance.md has the figures).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmsmlp.axis_mixing import add_product, choose_path, two_tap_factors
+from mmsmlp.layers import ChannelAffine
 from mmsmlp.products import linear
 from mmsmlp.resize import resize_axis_bias, resize_axis_weight
 from mmsmlp.taps import CHUNK_VALUES, Taps, add_combined, combine
@@ -60,12 +62,13 @@ def axis_of(layer: nn.Module, size: int, channels: int) -> tuple[Axis, Tensor, T
     return Axis(layer.dim), resize_axis_weight(weight, size, method), resize_axis_bias(bias, size, method)
 
 
-def local(mixer: nn.Module, norm: _BatchNorm, x: Tensor) -> Tensor:
+def local(mixer: nn.Module, norm: nn.Module, x: Tensor) -> Tensor:
     """The local mixer, and the norm and activation of the sparse MLP, which follow it.
 
     Args:
         mixer (LocalMixer): Norm, activation and depth-wise convolution.
-        norm (_BatchNorm): The norm that follows. Both norms have running statistics.
+        norm (_BatchNorm | nn.Identity): The norm that follows. Norms have running statistics, or :mod:`mmsmlp.folding`
+            has folded them.
         x (Tensor): (N, C, H, W), channels-last memory; left as it is.
 
     Returns:
@@ -73,8 +76,10 @@ def local(mixer: nn.Module, norm: _BatchNorm, x: Tensor) -> Tensor:
     """
     conv = mixer.conv
     scale, shift = _affine(mixer.norm)
-    scale_after, bias = _affine(norm)
-    weight = conv.weight * scale_after[:, None, None, None]
+    weight, bias = conv.weight, conv.bias
+    if isinstance(norm, _BatchNorm):
+        scale_after, bias = _affine(norm)
+        weight = weight * scale_after[:, None, None, None]
 
     def convolved(lines: Tensor) -> Tensor:
         activated = gelu_(torch.addcmul(shift, lines, scale)).permute(0, 3, 1, 2)
@@ -174,8 +179,10 @@ def _chunks(x: Tensor, values: int | None = None) -> Sequence[Tensor]:
     return tokens.chunk(max(1, -(-tokens.shape[0] * (values or x.shape[-1]) // CHUNK_VALUES)))
 
 
-def _affine(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
+def _affine(norm: _BatchNorm | ChannelAffine) -> tuple[Tensor, Tensor]:
     """Scale and shift (C,) of a norm with running statistics."""
+    if isinstance(norm, ChannelAffine):
+        return norm.scale, norm.shift
     return scale_and_shift(norm.weight, norm.bias, norm.running_mean, (norm.running_var + norm.eps).rsqrt())
 
 

@@ -81,6 +81,36 @@ class DropPath(nn.Module):
         return f"rate={self.rate:.3f}"
 
 
+class ChannelAffine(nn.Module):
+    """``x * scale + shift`` with one of each per channel: what a batch norm with running statistics comes down to.
+
+    Its parameters are not called like those of a norm, so that weights of the one never pass for those of the other.
+
+    Args:
+        scale (Tensor): (C,).
+        shift (Tensor): (C,).
+    """
+
+    def __init__(self, scale: Tensor, shift: Tensor):
+        super().__init__()
+        self.scale = nn.Parameter(scale)
+        self.shift = nn.Parameter(shift)
+        self.register_buffer("zeros", torch.zeros_like(shift), persistent=False)
+        self.register_buffer("ones", torch.ones_like(scale), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any map (N, C, H, W), same shape and dtype out."""
+        if x.dtype == self.scale.dtype and x.dtype.itemsize > 2:
+            return torch.addcmul(self.shift[:, None, None], x, self.scale[:, None, None])
+        # In half precision a norm's operator is the faster one on a CPU, and under autocast rounds only its result.
+        # Its eps has to be positive; this one is lost in rounding.
+        return nn.functional.batch_norm(x, self.zeros, self.ones, self.scale, self.shift, eps=1e-30)
+
+    def extra_repr(self) -> str:
+        """The number of channels, for ``print(model)``."""
+        return str(len(self.scale))
+
+
 class AxisLinear(nn.Module):
     """A fully connected layer over the positions of one axis, shared by all lines of that axis and all channels.
 

@@ -19,6 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmsmlp.symbols import is_fixed
+
 METHODS = ("exact", "bounded", "scaled", "naive")
 DEFAULT_METHOD = "bounded"  # what follows from the tables of docs/positional_interpolation.md
 
@@ -125,7 +127,7 @@ def resize_axis_weight(weight: Tensor, size: int, method: str = DEFAULT_METHOD) 
         ValueError: If the method, the size or the shape is invalid.
     """
     n = _check_axis_parameter("weight", weight, 2, size, method)
-    if size == n:
+    if is_fixed(size, n) and size == n:
         return weight
     with no_autocast(weight.device):
         matrix = weight.to(compute_dtype(weight))
@@ -133,9 +135,8 @@ def resize_axis_weight(weight: Tensor, size: int, method: str = DEFAULT_METHOD) 
             matrix = F.interpolate(matrix[None, None], size=(size, size), mode="bicubic", align_corners=False)[0, 0]
             matrix = matrix * (n / size) if method == "scaled" else matrix
         else:
-            matrix = cached_matrix(resampling_matrix, n, size, method, like=matrix) @ (
-                matrix @ cached_matrix(resampling_matrix, size, n, method, like=matrix)
-            )
+            write, read = resampling_pair(n, size, method, like=matrix)
+            matrix = write @ (matrix @ read)
     return matrix.to(weight.dtype)
 
 
@@ -156,7 +157,7 @@ def resize_axis_bias(bias: Tensor, size: int, method: str = DEFAULT_METHOD) -> T
         ValueError: If the method, the size or the shape is invalid.
     """
     n = _check_axis_parameter("bias", bias, 1, size, method)
-    if size == n:
+    if is_fixed(size, n) and size == n:
         return bias
     with no_autocast(bias.device):
         vector = bias.to(compute_dtype(bias))
@@ -164,8 +165,59 @@ def resize_axis_bias(bias: Tensor, size: int, method: str = DEFAULT_METHOD) -> T
             vector = F.interpolate(vector[None, None, None], size=(1, size), mode="bicubic", align_corners=False)
             vector = vector.flatten()
         else:
-            vector = cached_matrix(resampling_matrix, n, size, method, like=vector) @ vector
+            vector = resampling_pair(n, size, method, like=vector)[0] @ vector
     return vector.to(bias.dtype)
+
+
+def resampling_pair(n: int, m: int, method: str, like: Tensor) -> tuple[Tensor, Tensor]:
+    """``T(n -> m)`` and ``T(m -> n)`` in the dtype and on the device of a tensor.
+
+    Args:
+        n (int): Number of anchor positions.
+        m (int): Number of positions wanted; may be a symbol of ``torch.export`` or ``torch.compile``.
+        method (str): 'exact' or 'bounded'.
+        like (Tensor): Gives dtype and device.
+
+    Returns:
+        tuple[Tensor, Tensor]: (m, n) and (n, m), not to be written to.
+    """
+    if is_fixed(m, n):
+        sizes = ((n, m), (m, n))
+        return tuple(cached_matrix(resampling_matrix, *pair, method, like=like) for pair in sizes)
+    return branchless_pair(n, m, method, like)
+
+
+def branchless_pair(n: int, m: int, method: str, like: Tensor) -> tuple[Tensor, Tensor]:
+    """:func:`resampling_pair` by one formula for m below, at and above n: a graph of it serves every size.
+
+    Both matrices are made of the same hat functions, as wide as the spacing of the coarser grid: with rows normalised,
+    those from the coarser to the finer grid interpolate, those back are the triangle filter. The pseudo-inverse of
+    'exact' comes from Newton-Schulz steps, matrix products alone, which every exporter knows.
+    """
+    dtype = torch.float64 if method == "exact" else like.dtype
+    i = torch.arange(m, device=like.device)[:, None]
+    j = torch.arange(n, device=like.device)
+    # Distances of positions i + 1/2 of m and j + 1/2 of n, times 2 n m: whole numbers, so exact at every size.
+    distance = ((2 * i + 1) * n - (2 * j + 1) * m).abs().to(dtype)
+    taps = (1 - torch.minimum(distance / (2 * n), distance / (2 * m))).clamp(min=0)  # over 2 max(n, m)
+    write = taps / taps.sum(1, keepdim=True)
+    read = taps.T / taps.T.sum(1, keepdim=True)
+    if method == "exact":
+        finer = i[-1, 0] >= n - 1  # whether m >= n, as a tensor
+        up = torch.where(finer, write, read.T)  # the one that interpolates, or its transpose
+        inverse = _pseudo_inverse(up, n)
+        write, read = torch.where(finer, write, inverse.T), torch.where(finer, inverse, read)
+    return write.to(like.dtype), read.to(like.dtype)
+
+
+def _pseudo_inverse(up: Tensor, n: int) -> Tensor:
+    """The pseudo-inverse (n, m) of an interpolation matrix (m, n) or of the transpose of one, float64."""
+    inverse = up.T / (up.sum(0).max() * up.sum(1).max())
+    twice = 2 * torch.eye(n, dtype=up.dtype, device=up.device)
+    # The worst condition, n / 2 at m = n + 1, costs log2(n) steps; then digits double with every step.
+    for _ in range(6 + n.bit_length()):
+        inverse = (twice - inverse @ up) @ inverse
+    return inverse
 
 
 def is_axis_parameter(tensor: Tensor, ndim: int) -> bool:
@@ -223,6 +275,8 @@ def _positions(count: int) -> Tensor:
 
 
 def _check_size(name: str, size: int) -> None:
+    if isinstance(size, torch.SymInt):
+        return
     if not isinstance(size, int) or isinstance(size, bool) or size < 1:
         raise ValueError(f"{name} must be a positive integer, got {size!r}")
 

@@ -10,7 +10,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 import mmsmlp.spach_files  # noqa: F401  (makes 'spach://' known to mmengine, so that a config suffices)
 from mmsmlp.blocks import PatchConv, SMLPBlock, Stage
-from mmsmlp.checkpoint import report_loading
+from mmsmlp.checkpoint import FUSED_MARK, report_loading
+from mmsmlp.folding import fold_backbone
 from mmsmlp.layers import build_norm, check_fusion
 from mmsmlp.registry import MODELS
 from mmsmlp.resize import DEFAULT_METHOD, check_method
@@ -51,6 +52,8 @@ class SMLPNet(BaseModule):
         fusion (str): Ablation: how the sparse MLP fuses its branches, 'concat', 'sum' or 'weighted'
             (:class:`~mmsmlp.layers.SparseMLP`). Defaults to 'concat'.
         identity_branch (bool): Ablation: whether the sparse MLP has an identity branch. Defaults to True.
+        fused_norms (bool): Whether to build what :func:`mmsmlp.fuse_norms` makes of a network, to load weights whose
+            norms were folded (``tools/fuse.py``); for inference only. Defaults to False.
         init_cfg (dict, optional): mmengine initialisation, e.g. ``dict(type='Pretrained', checkpoint=...)``.
 
     Raises:
@@ -87,6 +90,7 @@ class SMLPNet(BaseModule):
         global_mixing: bool | Sequence[bool] = True,
         fusion: str = "concat",
         identity_branch: bool = True,
+        fused_norms: bool = False,
         init_cfg: dict | list[dict] | None = None,
     ):
         super().__init__(init_cfg=init_cfg)
@@ -138,6 +142,9 @@ class SMLPNet(BaseModule):
             if i in self.out_indices and (out_norm or i == self.num_stages - 1):
                 self.add_module(f"norm{i}", build_norm(norm_cfg, channels))
         self._freeze()
+        self.fused_norms = False
+        if fused_norms:
+            fold_backbone(self)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Compute the maps of ``out_indices``.
@@ -179,7 +186,16 @@ class SMLPNet(BaseModule):
         return tuple(maps[i] for i in self.out_indices)
 
     def train(self, mode: bool = True) -> SMLPNet:
-        """Set training mode, except for frozen stages and, with ``norm_eval``, all batch norms."""
+        """Set training mode, except for frozen stages and, with ``norm_eval``, all batch norms.
+
+        Raises:
+            RuntimeError: If the norms are folded, since there is nothing left to take statistics with.
+        """
+        if mode and self.fused_norms:
+            raise RuntimeError(
+                "an SMLPNet with folded norms (fused_norms=True) is for inference and cannot be trained: train it "
+                "without fused_norms, from weights with norms, then fold them again"
+            )
         super().train(mode)
         self._freeze()
         if mode and self.norm_eval:
@@ -218,6 +234,11 @@ class SMLPNet(BaseModule):
         for module in frozen:
             module.eval()
             module.requires_grad_(False)
+
+    def _save_to_state_dict(self, destination, prefix, keep_vars):
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self.fused_norms and hasattr(destination, "_metadata"):
+            destination._metadata[prefix[:-1]][FUSED_MARK] = True
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
         report_loading(self, state_dict, prefix)

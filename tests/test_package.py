@@ -59,15 +59,15 @@ def test_without_mmengine_one_line_names_the_extras(tmp_path):
 
 
 def test_the_public_names():
-    assert set(mmsmlp.__all__) == {"SMLPNet", "SparseMLP", "__version__", "create_model"}
+    assert set(mmsmlp.__all__) == {"SMLPNet", "SparseMLP", "__version__", "create_model", "fuse_norms"}
     assert re.fullmatch(r"\d+\.\d+\.\d+", mmsmlp.__version__)
 
 
 # A module imports only from those before it.
 GROUPS = [
-    ["resize", "taps", "axis_mixing", "products", "registry", "files"],
+    ["symbols", "resize", "taps", "axis_mixing", "products", "registry", "files"],
     ["valid_area", "arch", "spach", "spach_files", "layers", "in_place", "fused", "blocks"],
-    ["checkpoint", "smlpnet", "sharding"],
+    ["folding", "checkpoint", "smlpnet", "sharding", "deploy"],
     ["models", "timm"],
     ["preprocessors.detection", "preprocessors.segmentation", "necks"],
     ["anchors", "optim", "flops"],

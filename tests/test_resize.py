@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from mmsmlp.resize import (
     METHODS,
     antialiased_matrix,
+    branchless_pair,
     interpolation_matrix,
     resampling_matrix,
     resize_axis_bias,
@@ -69,6 +70,18 @@ def test_exact_goes_down_by_the_pseudo_inverse(n):
         coarse, fine = min(n, m), max(n, m)
         wanted = np.linalg.pinv(interpolation_matrix(coarse, fine).numpy())
         assert_equal(resampling_matrix(fine, coarse, "exact"), torch.from_numpy(wanted))
+
+
+@pytest.mark.parametrize("n", [1, 2, *ANCHORS, 200])
+@pytest.mark.parametrize("method", ["exact", "bounded"])
+def test_one_formula_without_a_branch_gives_both_matrices(method, n):
+    """At, beside, far below and far above the anchor; n + 1 is the worst condition of 'exact'."""
+    for m in {1, 2, n // 3 or 1, n - 1 or 1, n, n + 1, 2 * n - 1, 2 * n, 4 * n + 3}:
+        for dtype, tolerance in ((torch.float64, 1e-11), (torch.float32, 1e-6)):
+            pair = branchless_pair(n, m, method, like=torch.empty(0, dtype=dtype))
+            for matrix, sizes in zip(pair, ((n, m), (m, n))):
+                assert matrix.dtype == dtype
+                assert_equal(matrix.double(), resampling_matrix(*sizes, method), tolerance)
 
 
 @each_anchor
