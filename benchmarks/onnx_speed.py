@@ -184,9 +184,8 @@ def write(results: dict) -> None:
     page = PAGE.read_text("utf-8")
     for name, table in tables(results).items():
         begin, end = f"<!-- onnx: {name}, by benchmarks/onnx_speed.py -->", "<!-- end -->"
-        page, found = re.subn(
-            f"({re.escape(begin)}\n).*?({end})", lambda m, t=table: f"{m[1]}{t}\n{m[2]}", page, flags=re.S
-        )
+        between = re.compile(f"(?<={re.escape(begin)}\n).*?(?={end})", re.S)
+        page, found = between.subn(lambda _, t=table: f"{t}\n", page)
         if found != 1:
             raise ValueError(f"{PAGE} has no line {begin!r} for a table")
     with atomic_file(PAGE) as new:

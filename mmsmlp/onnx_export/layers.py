@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from mmsmlp.blocks import PatchConv
 from mmsmlp.layers import AxisLinear
 
-# Of Newton and Schulz: what is left of the error is squared in each step. Near m = n the condition is about n / 2; twelve
-# steps reach float32's rounding up to n = 200.
+# Of Newton and Schulz: what is left of the error is squared in each step. Near m = n the condition is about n / 2;
+# twelve steps reach float32's rounding up to n = 200.
 _STEPS = 12
 
 
@@ -34,7 +34,7 @@ def make_exportable(model: nn.Module) -> nn.Module:
         ValueError: If there is a layer that has no such form.
     """
     for name, layer in model.named_modules():
-        form = _form(layer)
+        form = _form(name, layer)
         if form is not None:
             layer.__class__ = form
         elif isinstance(layer, (nn.AdaptiveMaxPool2d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool3d)):
@@ -180,7 +180,7 @@ def _upsampled(self: nn.Module, x: Tensor) -> Tensor:
     return F.interpolate(x, size, None, self.mode, self.align_corners)
 
 
-def _form(layer: nn.Module) -> type | None:
+def _form(name: str, layer: nn.Module) -> type | None:
     """The class that computes what a layer does at any size."""
     if isinstance(layer, AxisLinear):
         return _AxisLinear
@@ -191,8 +191,6 @@ def _form(layer: nn.Module) -> type | None:
     # mmseg's, known by what it has: mmseg is not imported for models that do not need it.
     if type(layer).__name__ == "Upsample" and type(layer).__module__.startswith("mmseg."):
         if layer.scale_factor and layer.scale_factor != int(layer.scale_factor):
-            raise ValueError(
-                f"Upsample by a factor of {layer.scale_factor} has no form for open sizes: take a whole one"
-            )
+            raise ValueError(f"{name} upsamples by {layer.scale_factor}, which has no form for open sizes")
         return type("_Upsample", (type(layer),), {"forward": _upsampled})
     return None
