@@ -2,6 +2,9 @@
 
 import copy
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import MINI
+from PIL import Image
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -16,7 +20,7 @@ import mmsmlp
 from mmsmlp import SMLPNet
 from mmsmlp.onnx_export import write
 from mmsmlp.onnx_export.layers import MATRICES, averaging_matrix, make_exportable
-from mmsmlp.onnx_export.parts import backbone_part, read_part
+from mmsmlp.onnx_export.parts import backbone_part, read_config, read_part
 from mmsmlp.onnx_export.write import compare, export_onnx
 from mmsmlp.resize import METHODS, resize_axis_bias, resize_axis_weight
 
@@ -167,7 +171,7 @@ def test_a_file_that_differs_does_not_replace_the_old_one(part, file, monkeypatc
 )
 def test_what_cannot_be_exported_is_refused_in_one_line(config, options, message):
     with pytest.raises(ValueError, match=message) as error:
-        read_part(CONFIGS / config, options=options)
+        read_part(read_config(CONFIGS / config, options))
     assert "\n" not in str(error.value)
 
 
@@ -246,3 +250,57 @@ def test_whole_models_equal_pytorch_at_other_sizes(config, tmp_path):
     errors = compare(part, tmp_path / "model.onnx", LARGE)
     assert len(errors) >= 12
     assert max(errors.values()) < TOLERANCE, errors
+
+
+def run_tool(*arguments: object) -> subprocess.CompletedProcess:
+    command = [sys.executable, "tools/export_onnx.py", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_the_tool_refuses_in_one_line(tmp_path):
+    out = tmp_path / "x.onnx"
+    result = run_tool(CONFIGS / "detection/mask2former_smlpnet-tiny_8xb2-lsj-50e_coco.py", "--out", out)
+    assert result.returncode == 1
+    assert result.stderr.strip().splitlines()[-1].startswith("export_onnx: a Mask2Former has none of the heads")
+    assert not out.exists()
+
+
+@pytest.mark.slow
+def test_the_tool_exports_a_trained_upernet_in_every_precision_and_the_pages_snippet_runs_it(tmp_path):
+    """The docs' way: a checkpoint with its classes, three files, and a real photograph through one of them."""
+    from skimage import data
+
+    from mmsmlp.coins import write_coins
+
+    write_coins(tmp_path / "coins")
+    model = read_part(UPERNET).model
+    checkpoint = {"state_dict": model.state_dict(), "meta": {"dataset_meta": {"classes": ["background", "coin"]}}}
+    torch.save(checkpoint, tmp_path / "upernet.pth")
+    Image.fromarray(data.coffee()[:181, :283]).save(tmp_path / "photo.png")
+    options = ("--cfg-options", f"train_dataloader.dataset.data_root={tmp_path}/coins")
+    outputs = {}
+    for precision in ("fp32", "fp16", "int8"):
+        out = tmp_path / f"{precision}.onnx"
+        result = run_tool(UPERNET, tmp_path / "upernet.pth", "--out", out, "--precision", precision, *options)
+        assert f"wrote {out}: model in {precision}, opset 20, outputs logits" in result.stdout, result.stderr
+        assert len(re.findall(r"differs from PyTorch by", result.stdout)) == 2
+        snippet = re.search(
+            r"```python\n(import json, numpy.+?)```", (ROOT / "docs/deploy.md").read_text("utf-8"), re.S
+        )[1]
+        names = {"upernet.onnx": str(out), "photo.png": str(tmp_path / "photo.png")}
+        for name, path in names.items():
+            assert name in snippet
+            snippet = snippet.replace(name, path)
+        space = {}
+        exec(snippet, space)
+        assert space["labels"].shape == (181, 283)
+        assert json.loads(space["about"]["classes"]) == ["background", "coin"]
+        assert json.loads(space["about"]["mean"]) == [123.675, 116.28, 103.53]
+        assert space["about"]["size_divisor"] == "32"
+        assert space["about"]["precision"] == precision
+        outputs[precision] = torch.from_numpy(space["logits"])
+        if precision == "fp32":
+            with torch.no_grad():
+                wanted = model.eval().encode_decode(torch.from_numpy(space["images"]), [{"img_shape": (181, 283)}])
+    for precision, bar in (("fp32", TOLERANCE), ("fp16", 2e-2), ("int8", 0.5)):
+        assert (outputs[precision] - wanted).abs().max() < bar * wanted.abs().max()

@@ -6,10 +6,10 @@ python tools/export_onnx.py configs/demo/upernet_smlpnet-mini_coins.py work_dirs
 import argparse
 import sys
 
-from mmengine.config import Config, DictAction
+from mmengine.config import DictAction
 from mmengine.logging import MMLogger
 
-from mmsmlp.onnx_export.parts import PARTS, read_part
+from mmsmlp.onnx_export.parts import PARTS, read_config, read_part
 from mmsmlp.onnx_export.quantize import training_images
 from mmsmlp.onnx_export.write import OPSET, PRECISIONS, export_onnx
 
@@ -25,8 +25,9 @@ def main() -> None:
     args = parser.parse_args()
     MMLogger.get_current_instance().setLevel("WARNING")
     try:
-        part = read_part(args.config, args.checkpoint, args.part, args.cfg_options)
-        images = training_images(Config.fromfile(args.config)) if args.precision == "int8" else ()
+        config = read_config(args.config, args.cfg_options)
+        part = read_part(config, args.checkpoint, args.part)
+        images = training_images(config) if args.precision == "int8" else ()
         errors = export_onnx(part, args.out, args.precision, images)
     except (ImportError, OSError, ValueError) as error:
         sys.exit(f"export_onnx: {error}")

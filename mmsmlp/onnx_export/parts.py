@@ -57,12 +57,31 @@ def backbone_part(net: SMLPNet) -> Part:
     return Part(_Maps(net).eval(), _stages(net), net, {"part": "backbone", **_describe(net)})
 
 
-def read_part(
-    config: str | Path | Config,
-    checkpoint: str | Path | None = None,
-    part: str = "model",
-    options: dict | None = None,
-) -> Part:
+def read_config(path: str | Path, options: dict | None = None) -> Config:
+    """Read a config and apply a command line's changes.
+
+    Args:
+        path (str | Path): The config.
+        options (dict, optional): Changes to it, dotted keys to values.
+
+    Returns:
+        Config: What :func:`read_part` and :func:`~mmsmlp.onnx_export.quantize.training_images` take.
+
+    Raises:
+        FileNotFoundError: If the config does not exist.
+        ValueError: If the changes do not fit it.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"the config {path} does not exist")
+    cfg = Config.fromfile(path)
+    try:
+        cfg.merge_from_dict(options or {})
+    except (AssertionError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"--cfg-options {options} do not fit {path}: {error}") from error
+    return cfg
+
+
+def read_part(config: str | Path | Config, checkpoint: str | Path | None = None, part: str = "model") -> Part:
     """Build what is to be exported of a config's model, with weights.
 
     Args:
@@ -70,7 +89,6 @@ def read_part(
         checkpoint (str | Path, optional): A checkpoint of that model, or a work directory whose latest one is taken;
             for the backbone also the address of official weights, ``spach://…``. Without one the weights are new.
         part (str): 'backbone', or 'model': a classifier's or segmentor's logits, a detector's maps before any box.
-        options (dict, optional): Changes to the config, dotted keys to values.
 
     Returns:
         Part: In eval mode, on the CPU.
@@ -81,12 +99,7 @@ def read_part(
     """
     if part not in PARTS:
         raise ValueError(f"unknown part {part!r}, choose one of {', '.join(map(repr, PARTS))}")
-    if not isinstance(config, Config):
-        if not Path(config).is_file():
-            raise FileNotFoundError(f"the config {config} does not exist")
-        config = Config.fromfile(config)
-    cfg = copy.deepcopy(config)
-    cfg.merge_from_dict(options or {})
+    cfg = config if isinstance(config, Config) else read_config(config)
     scope = cfg.get("default_scope")
     init_default_scope(scope or "mmengine")
     if "model" not in cfg:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,8 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 from torch import Tensor
+
+from mmsmlp.onnx_export.parts import read_config
 
 CALIBRATION_IMAGES = 32
 
@@ -30,7 +31,7 @@ def training_images(config: str | Path | Config, count: int = CALIBRATION_IMAGES
     Raises:
         ValueError: If the training set is not there.
     """
-    cfg = copy.deepcopy(config) if isinstance(config, Config) else Config.fromfile(config)
+    cfg = config if isinstance(config, Config) else read_config(config)
     init_default_scope(cfg.get("default_scope", "mmengine"))
     given = {**(cfg.get("data_preprocessor") or {}), **(cfg.model.get("data_preprocessor") or {})}
     given.setdefault("type", "ClsDataPreprocessor")  # of mmpretrain, which alone has a default
