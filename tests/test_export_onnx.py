@@ -83,8 +83,7 @@ def test_the_graphs_formula_resizes_as_the_package_does(method, relative_error):
         weight, bias = torch.rand(n, n), torch.rand(n)
         for m in (1, 2, 6, 7, 8, 13, 14, 15, 29, 55, 56, 57, 100, 336):
             write_, read = MATRICES[method](n, m)
-            # Near m = n the pseudo-inverse amplifies what float32 rounds.
-            bar = 1e-4 if method == "exact" else 2e-6
+            bar = 2e-5 if method == "exact" else 2e-6  # near m = n the pseudo-inverse amplifies what float32 rounds
             assert relative_error(write_ @ weight @ read, resize_axis_weight(weight, m, method)) < bar, (n, m)
             assert relative_error(write_ @ bias, resize_axis_bias(bias, m, method)) < bar, (n, m)
 

@@ -72,22 +72,28 @@ def exact_matrices(n: int, m: int) -> tuple[Tensor, Tensor]:
     """Matrices (m, n) and (n, m) of the method 'exact'; the pseudo-inverse by matrix products alone.
 
     ``X`` (m, n) is the interpolation upwards, or its transpose if m < n. Of the Gram matrices ``XᵀX`` and ``XXᵀ`` the
-    smaller one, that of the coarser grid, is inverted by the iteration of Newton and Schulz.
+    one of the coarser grid is inverted, by the iteration of Newton and Schulz; if that has fewer than n positions, it is
+    filled up to (n, n) by an identity, so that its size is known.
+
+    Args:
+        n (int): Number of anchor positions; a number.
+        m (int): Number of positions of the map; may be symbolic.
+
+    Returns:
+        tuple[Tensor, Tensor]: Float32.
     """
     taps = shared_taps(n, m)
     upwards = torch.arange(1) + m >= n  # a tensor: a symbolic size in a condition would narrow what the graph is for
     up = taps / torch.where(upwards, taps.sum(1, keepdim=True), taps.sum(0))
-    coarser = up[:n]  # (p, n) with p = min(n, m): all rows if m < n
-    p = coarser.shape[0]
-    gram = torch.where(upwards, (up.T @ up)[:p, :p], coarser @ coarser.T)
-    eye = torch.eye(p)
-    inverse = eye / gram.abs().sum(1).max()  # its residual is below 1 for every positive definite matrix
+    first = F.pad(up, (0, 0, 0, n))[:n]  # the first n rows, zeros where there are fewer
+    eye = torch.eye(n)
+    missing = torch.diag((torch.arange(n) >= m).float())
+    gram = torch.where(upwards, up.T @ up, first @ first.T + missing)
+    inverse = eye / gram.abs().sum(1).max()
     for _ in range(_STEPS):
         inverse = inverse @ (2 * eye - gram @ inverse)
-    write = torch.cat([torch.where(upwards, eye, inverse) @ coarser, up[n:]])
-    down = up.T
-    read = torch.cat([torch.where(upwards, inverse, eye) @ down[:p], down[p:]])
-    return write, read
+    write = torch.where(upwards, up, F.pad(inverse @ first, (0, 0, 0, m))[:m])
+    return write, torch.where(upwards, inverse, eye) @ up.T
 
 
 def bicubic_matrix(n: int, m: int) -> Tensor:
