@@ -72,8 +72,8 @@ def exact_matrices(n: int, m: int) -> tuple[Tensor, Tensor]:
     """Matrices (m, n) and (n, m) of the method 'exact'; the pseudo-inverse by matrix products alone.
 
     ``X`` (m, n) is the interpolation upwards, or its transpose if m < n. Of the Gram matrices ``XᵀX`` and ``XXᵀ`` the
-    one of the coarser grid is inverted, by the iteration of Newton and Schulz; if that has fewer than n positions, it is
-    filled up to (n, n) by an identity, so that its size is known.
+    one of the coarser grid is inverted, by the iteration of Newton and Schulz; if that has fewer than n positions, it
+    is filled up to (n, n) by an identity, so that its size is known.
 
     Args:
         n (int): Number of anchor positions; a number.
