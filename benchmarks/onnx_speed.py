@@ -41,11 +41,11 @@ ROWS = {
     "sMLPNet-T, 1 x 800 x 1344": ("tiny", (1, 800, 1344)),
     "UperNet of the demo, 1 x 160 x 320": ("upernet", (1, 160, 320)),
 }
-# Heading -> the config whose whole model is compared at SIZES; None is sMLPNet-T alone.
+# Heading -> what is compared at SIZES: one of the models above, or the config of another.
 COMPARED = {
-    "backbone tiny": None,
-    "UperNet": "demo/upernet_smlpnet-mini_coins.py",
-    "Semantic FPN tiny": "segmentation/fpn_smlpnet-tiny_8xb4-40k_ade20k-512x512.py",
+    "sMLPNet-T": "tiny",
+    "UperNet": "upernet",
+    "Semantic FPN, sMLPNet-T": "segmentation/fpn_smlpnet-tiny_8xb4-40k_ade20k-512x512.py",
     "classifier": "demo/smlpnet-mini_photos.py",
     "Mask R-CNN maps": "demo/mask-rcnn_smlpnet-mini_coins.py",
 }
@@ -75,26 +75,26 @@ def file_of(model: str, precision: str) -> Path:
     return FOLDER / f"{model}-{precision}.onnx"
 
 
-def prepare(checkpoint: str) -> dict:
-    """Write all files, and evaluate those of the UperNet on the coins' validation image."""
-    upernet = read_part(UPERNET, checkpoint)
+def prepare(checkpoint: str) -> None:
+    """Write all files, compare at SIZES, and evaluate those of the UperNet on the coins' validation image."""
     noise = [torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(i)) for i in range(4)]
-    given = {"tiny": (tiny(), noise), "upernet": (upernet, training_images(UPERNET))}
-    results = {"files": {}, "miou": {"PyTorch": evaluate(checkpoint, None)}, "sizes": {}}
-    for model, (part, images) in given.items():
-        for precision in PRECISIONS:
+    models = {"tiny": (tiny(), noise), "upernet": (read_part(UPERNET, checkpoint), training_images(UPERNET))}
+    miou, files, sizes = {"PyTorch": evaluate(checkpoint, None)}, {}, {}
+    for precision in PRECISIONS:
+        for model, (part, images) in models.items():
             path = file_of(model, precision)
             errors = export_onnx(part, path, precision, images)
-            results["files"][path.stem] = {"bytes": path.stat().st_size, "error": max(errors.values())}
-    for precision in PRECISIONS:
-        results["miou"][precision] = evaluate(checkpoint, file_of("upernet", precision))
-    for name, config in COMPARED.items():
-        part = tiny() if config is None else with_statistics(read_part(ROOT / "configs" / config))
-        path = FOLDER / "compared.onnx"
-        export_onnx(part, path)
-        results["sizes"][name] = {" x ".join(map(str, size)): e for size, e in compare(part, path, SIZES).items()}
-        path.unlink()
-    return results
+            files[path.stem] = {"bytes": path.stat().st_size, "error": max(errors.values())}
+        miou[precision] = evaluate(checkpoint, file_of("upernet", precision))
+    write({"files": files, "miou": miou})
+    for name, of in COMPARED.items():
+        if of in models:
+            part, path = models[of][0], file_of(of, "fp32")
+        else:
+            part, path = with_statistics(read_part(ROOT / "configs" / of)), FOLDER / f"{Path(of).stem}.onnx"
+            export_onnx(part, path)
+        sizes[name] = {" x ".join(map(str, size)): error for size, error in compare(part, path, SIZES).items()}
+    write({"sizes": sizes})
 
 
 def evaluate(checkpoint: str, path: Path | None) -> dict[str, float]:
@@ -198,7 +198,10 @@ def main() -> None:
     commands.add_parser("prepare").add_argument("checkpoint", help="of the UperNet, or its work directory")
     commands.add_parser("time").add_argument("--rounds", type=int, default=9, help="default: %(default)s")
     args = parser.parse_args()
-    write(prepare(args.checkpoint) if args.command == "prepare" else {"times": measure(args.rounds)})
+    if args.command == "prepare":
+        prepare(args.checkpoint)
+    else:
+        write({"times": measure(args.rounds)})
 
 
 if __name__ == "__main__":

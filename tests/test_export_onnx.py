@@ -256,6 +256,7 @@ def run_tool(*arguments: object) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_the_tool_refuses_in_one_line(tmp_path):
     out = tmp_path / "x.onnx"
     result = run_tool(CONFIGS / "detection/mask2former_smlpnet-tiny_8xb2-lsj-50e_coco.py", "--out", out)
