@@ -91,6 +91,8 @@ def to_onnx(part: Part, half: bool = False):
             verbose=False,
         )
     model = program.model_proto
+    for node in model.graph.node:
+        del node.metadata_props[:]  # lines of the code that made it, with the paths of this machine
     _name_axes(model)
     return model
 
