@@ -302,5 +302,5 @@ def test_the_tool_exports_a_trained_upernet_in_every_precision_and_the_pages_sni
         if precision == "fp32":
             with torch.no_grad():
                 wanted = model.eval().encode_decode(torch.from_numpy(space["images"]), [{"img_shape": (181, 283)}])
-    for precision, bar in (("fp32", TOLERANCE), ("fp16", 2e-2), ("int8", 0.5)):
+    for precision, bar in (("fp32", TOLERANCE), ("fp16", 2e-2), ("int8", 0.8)):
         assert (outputs[precision] - wanted).abs().max() < bar * wanted.abs().max()

@@ -157,7 +157,8 @@ class _AxisLinear(AxisLinear):
         size = x.shape[self.dim]
         write, read = MATRICES[self.interpolation](self.length, size)
         weight = (write @ (self.weight.float() @ read)).to(x.dtype)
-        bias = (write @ self.bias.float())[:, None].to(x.dtype)
+        # Not as a product: onnxruntime's quantisation would take the bias for a layer's weight.
+        bias = (write * self.bias.float()).sum(1, keepdim=True).to(x.dtype)
         if self.dim == 2:
             return weight @ x + bias
         return (weight @ x.reshape(batch, height, width * channels) + bias).reshape(x.shape)

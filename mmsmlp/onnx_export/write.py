@@ -24,7 +24,7 @@ INPUT = "images"
 PRECISIONS = ("fp32", "fp16", "int8")
 # What a file may differ from PyTorch by, max |a - b| / max |b|, before it takes its name. Of int8 this only tells a
 # broken file from a sound one: its accuracy is to be measured on data.
-TOLERANCES = {"fp32": 1e-4, "fp16": 2e-2, "int8": 0.5}
+TOLERANCES = {"fp32": 1e-4, "fp16": 2e-2, "int8": 1.0}
 # Neither is square or the traced one; with an anchor of 224, one lies below and one above.
 CHECKED_SIZES = ((1, 97, 160), (2, 261, 230))
 _TRACED = (2, 90, 122)
