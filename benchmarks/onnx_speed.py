@@ -45,9 +45,9 @@ ROWS = {
 COMPARED = {
     "sMLPNet-T": "tiny",
     "UperNet": "upernet",
-    "Semantic FPN, sMLPNet-T": "segmentation/fpn_smlpnet-tiny_8xb4-40k_ade20k-512x512.py",
     "classifier": "demo/smlpnet-mini_photos.py",
     "Mask R-CNN maps": "demo/mask-rcnn_smlpnet-mini_coins.py",
+    "Semantic FPN": "segmentation/fpn_smlpnet-tiny_8xb4-40k_ade20k-512x512.py",
 }
 SIZES = (
     *((1, 224, 224), (3, 224, 224), (3, 64, 96), (1, 32, 32), (1, 5, 9), (1, 31, 47), (1, 160, 160), (1, 225, 228)),
@@ -80,12 +80,14 @@ def prepare(checkpoint: str) -> None:
     noise = [torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(i)) for i in range(4)]
     models = {"tiny": (tiny(), noise), "upernet": (read_part(UPERNET, checkpoint), training_images(UPERNET))}
     miou, files, sizes = {"PyTorch": evaluate(checkpoint, None)}, {}, {}
-    for precision in PRECISIONS:
-        for model, (part, images) in models.items():
+    for model, (part, images) in reversed(models.items()):
+        for precision in PRECISIONS:
             path = file_of(model, precision)
             errors = export_onnx(part, path, precision, images)
             files[path.stem] = {"bytes": path.stat().st_size, "error": max(errors.values())}
-        miou[precision] = evaluate(checkpoint, file_of("upernet", precision))
+            print(path.stem, files[path.stem], flush=True)
+            if model == "upernet":
+                miou[precision] = evaluate(checkpoint, path)
     write({"files": files, "miou": miou})
     for name, of in COMPARED.items():
         if of in models:
@@ -94,7 +96,7 @@ def prepare(checkpoint: str) -> None:
             part, path = with_statistics(read_part(ROOT / "configs" / of)), FOLDER / f"{Path(of).stem}.onnx"
             export_onnx(part, path)
         sizes[name] = {" x ".join(map(str, size)): error for size, error in compare(part, path, SIZES).items()}
-    write({"sizes": sizes})
+        write({"sizes": sizes})
 
 
 def evaluate(checkpoint: str, path: Path | None) -> dict[str, float]:
@@ -110,7 +112,7 @@ def evaluate(checkpoint: str, path: Path | None) -> dict[str, float]:
 
         runner.model.encode_decode = encode_decode
     metrics = runner.test()
-    return {key: metrics[key] for key in ("mIoU", "aAcc")}
+    return {key: float(metrics[key]) for key in ("mIoU", "aAcc")}
 
 
 def open_session(path: Path):
