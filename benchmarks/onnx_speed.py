@@ -1,9 +1,10 @@
 """Files in onnxruntime beside PyTorch: differences at many sizes, accuracy of a trained UperNet, seconds.
 
-    python benchmarks/onnx_speed.py prepare work_dirs/demo-segmentation   # files, differences, mIoU
+    python benchmarks/onnx_speed.py prepare work_dirs/demo-segmentation   # files, mIoU
+    python benchmarks/onnx_speed.py compare work_dirs/demo-segmentation   # differences at many sizes
     OMP_NUM_THREADS=2 python benchmarks/onnx_speed.py time                # needs an idle machine; 3 minutes
 
-Both write work_dirs/onnx/results.json and the tables between the marks in docs/deploy.md.
+All write work_dirs/onnx/results.json and the tables between the marks in docs/deploy.md.
 """
 
 import argparse
@@ -76,10 +77,10 @@ def file_of(model: str, precision: str) -> Path:
 
 
 def prepare(checkpoint: str) -> None:
-    """Write all files, compare at SIZES, and evaluate those of the UperNet on the coins' validation image."""
+    """Write all files, and evaluate those of the UperNet on the coins' validation image."""
     noise = [torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(i)) for i in range(4)]
     models = {"tiny": (tiny(), noise), "upernet": (read_part(UPERNET, checkpoint), training_images(UPERNET))}
-    miou, files, sizes = {"PyTorch": evaluate(checkpoint, None)}, {}, {}
+    miou, files = {"PyTorch": evaluate(checkpoint, None)}, {}
     for model, (part, images) in reversed(models.items()):
         for precision in PRECISIONS:
             path = file_of(model, precision)
@@ -89,9 +90,14 @@ def prepare(checkpoint: str) -> None:
             if model == "upernet":
                 miou[precision] = evaluate(checkpoint, path)
     write({"files": files, "miou": miou})
+
+
+def compare_sizes(checkpoint: str) -> None:
+    """Compare at SIZES: the files that are there, and those of other models, written for it."""
+    models, sizes = {"tiny": tiny(), "upernet": read_part(UPERNET, checkpoint)}, {}
     for name, of in COMPARED.items():
         if of in models:
-            part, path = models[of][0], file_of(of, "fp32")
+            part, path = models[of], file_of(of, "fp32")
         else:
             part, path = with_statistics(read_part(ROOT / "configs" / of)), FOLDER / f"{Path(of).stem}.onnx"
             export_onnx(part, path)
@@ -186,8 +192,8 @@ def write(results: dict) -> None:
     page = PAGE.read_text("utf-8")
     for name, table in tables(results).items():
         begin, end = f"<!-- onnx: {name}, by benchmarks/onnx_speed.py -->", "<!-- end -->"
-        between = re.compile(f"(?<={re.escape(begin)}\n).*?(?={end})", re.S)
-        page, found = between.subn(lambda _, t=table: f"{t}\n", page)
+        between = re.compile(f"({re.escape(begin)}\n).*?({end})", re.S)
+        page, found = between.subn(lambda match, t=table: f"{match[1]}{t}\n{match[2]}", page)
         if found != 1:
             raise ValueError(f"{PAGE} has no line {begin!r} for a table")
     with atomic_file(PAGE) as new:
@@ -197,11 +203,14 @@ def write(results: dict) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("prepare").add_argument("checkpoint", help="of the UperNet, or its work directory")
+    for command in ("prepare", "compare"):
+        commands.add_parser(command).add_argument("checkpoint", help="of the UperNet, or its work directory")
     commands.add_parser("time").add_argument("--rounds", type=int, default=9, help="default: %(default)s")
     args = parser.parse_args()
     if args.command == "prepare":
         prepare(args.checkpoint)
+    elif args.command == "compare":
+        compare_sizes(args.checkpoint)
     else:
         write({"times": measure(args.rounds)})
 
