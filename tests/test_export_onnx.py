@@ -83,7 +83,8 @@ def test_the_graphs_formula_resizes_as_the_package_does(method, relative_error):
         weight, bias = torch.rand(n, n), torch.rand(n)
         for m in (1, 2, 6, 7, 8, 13, 14, 15, 29, 55, 56, 57, 100, 336):
             write_, read = MATRICES[method](n, m)
-            bar = 2e-5 if method == "exact" else 2e-6  # near m = n the pseudo-inverse amplifies what float32 rounds
+            # Near m = n the pseudo-inverse amplifies what float32 rounds; PyTorch's bicubic rounds its positions.
+            bar = {"exact": 1e-4, "bounded": 5e-6}.get(method, 2e-5)
             assert relative_error(write_ @ weight @ read, resize_axis_weight(weight, m, method)) < bar, (n, m)
             assert relative_error(write_ @ bias, resize_axis_bias(bias, m, method)) < bar, (n, m)
 
@@ -164,7 +165,11 @@ def test_a_file_that_differs_does_not_replace_the_old_one(part, file, monkeypatc
             None,
             r"Mask2Former has none of the heads RPNHead.*--part backbone",
         ),
-        ("demo/smlpnet-mini_photos.py", {"model.head.type": "MultiLabelLinearClsHead"}, "LinearClsHead"),
+        (
+            "demo/smlpnet-mini_photos.py",
+            {"model.head.type": "VisionTransformerClsHead"},
+            "a VisionTransformerClsHead was not tried: take LinearClsHead",
+        ),
         ("_base_/schedules/upernet_160k_adamw.py", None, "has no model"),
     ],
 )
