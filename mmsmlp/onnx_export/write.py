@@ -52,6 +52,8 @@ def export_onnx(
     """
     if precision not in PRECISIONS:
         raise ValueError(f"unknown precision {precision!r}, choose one of {', '.join(map(repr, PRECISIONS))}")
+    if precision == "int8" and not calibration:
+        raise ValueError("int8 needs images of the training set to measure ranges on (calibration)")
     onnx = _require()
     model = to_onnx(part, half=precision == "fp16")
     with atomic_file(out) as new:
