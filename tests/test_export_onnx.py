@@ -248,7 +248,9 @@ SHORT = {"embed_dims": 80, "depths": (1, 1, 2, 1)}  # the widths of tiny with fe
     ],
 )
 def test_whole_models_equal_pytorch_at_other_sizes(config, arch, tmp_path):
-    part = read_part(read_config(CONFIGS / config, {"model.backbone.arch": arch}))
+    cfg = read_config(CONFIGS / config)
+    cfg.model.backbone.arch = arch
+    part = read_part(cfg)
     with_statistics(part.module)
     export_onnx(part, tmp_path / "model.onnx")
     errors = compare(part, tmp_path / "model.onnx", LARGE)
