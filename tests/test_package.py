@@ -74,6 +74,7 @@ GROUPS = [
     ["coco", "filesets", "coins", "photos.photographs", "photos.patches", "photos.formats"],
     ["running", "testing", "inference"],
     ["scenes", "tasks", "sweep", "plots"],
+    ["onnx_export.layers", "onnx_export.parts", "onnx_export.quantize", "onnx_export.write"],
 ]
 ORDER = sum(GROUPS, [])
 
