@@ -8,7 +8,7 @@ import torch
 from conftest import MINI
 from PIL import Image
 from scipy.fft import dct
-from study.backbones import axis_weights, initial_backbone, load_backbone, untrained, with_interpolation
+from study.backbones import initial_backbone, load_backbone, untrained, with_interpolation
 from study.fields import ReceptiveField, draw_receptive_fields, effective_receptive_field
 from study.spectra import draw_spectra, energy_shares, reading_gains, weight_spectra
 from study.weights import draw_weights
