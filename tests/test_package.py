@@ -72,7 +72,11 @@ GROUPS = [
     ["anchors", "optim", "flops"],
     ["coco", "filesets", "coins", "photos.photographs", "photos.patches", "photos.formats"],
     ["running", "testing", "inference"],
-    ["scenes", "tasks", "sweep", "plots"],
+    ["scenes", "tasks", "sweep", "drawing", "plots"],
+    [
+        *(f"visualize.{name}" for name in ("inputs", "network", "weights", "receptive_field", "fields", "features")),
+        *(f"visualize.{name}" for name in ("report", "overview")),
+    ],
 ]
 ORDER = sum(GROUPS, [])
 

@@ -118,4 +118,4 @@ def draw_level(
     for axis, title in zip(axes[0], titles):
         axis.set_title(title)
     figure.suptitle(f"Feature maps of level {number}")
-    return png(figure)
+    return png(figure, palette=True)

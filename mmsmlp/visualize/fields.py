@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.image import AxesImage
+from matplotlib.patheffects import withStroke
 from torch import nn
 
 from mmsmlp.drawing import BLUE, GREEN, GREY, ORANGE, PINK, RED, png
@@ -45,7 +46,9 @@ def draw_field(axis: Axes, field: ReceptiveField) -> AxesImage:
     for share, style in _SQUARES:
         half = field.half_side(share)
         corner = (x - half, y - half)
-        axis.add_patch(plt.Rectangle(corner, 2 * half, 2 * half, fill=False, color="white", linestyle=style))
+        square = plt.Rectangle(corner, 2 * half, 2 * half, fill=False, color="white", linestyle=style, linewidth=1.3)
+        square.set_path_effects([withStroke(linewidth=2.6, foreground="black")])  # to be seen on bright parts
+        axis.add_patch(square)
     axis.set(xticks=[], yticks=[], xlim=(0, width), ylim=(height, 0))
     return image
 
@@ -84,7 +87,7 @@ def draw_fields(fields: Fields) -> bytes:
         axis.set_title(f"level {number}")
     add_scale(figure, image, axes)
     figure.suptitle("Effective receptive field of the middle token; below: sides of the squares")
-    return png(figure)
+    return png(figure, palette=True)
 
 
 def draw_reach(fields: Fields) -> bytes:
@@ -117,4 +120,4 @@ def draw_reach(fields: Fields) -> bytes:
     for row in axes:
         row[0].set_ylabel("share of the gradient inside")
     axes[0, 0].legend(loc="lower right")
-    return png(figure)
+    return png(figure, palette=True)

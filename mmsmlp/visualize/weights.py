@@ -117,7 +117,7 @@ def draw_stage(weights: Sequence[AxisWeight]) -> bytes:
     bar = figure.colorbar(image, ax=axes[: min(rows, 4)], shrink=0.8, aspect=30, extend="both")
     bar.set_label("weight times m / n")
     figure.suptitle(f"Axis weights of stage {weights[0].stage}")
-    return png(figure)
+    return png(figure, palette=True)
 
 
 def _axis_layers(backbone: nn.Module) -> Iterator[tuple[int, int, str, AxisLinear]]:
