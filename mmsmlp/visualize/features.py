@@ -8,13 +8,14 @@ from dataclasses import dataclass
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from mmsmlp.drawing import png
 from mmsmlp.visualize.inputs import size_name
 from mmsmlp.visualize.network import eval_mode, maps_of, token_size
 
-_PANEL = 2.4  # inches, the width of a panel
+_PANEL = 2.2  # inches, the width of a panel
 _TAIL = 0.02  # of the values at either end that colours saturate at
 _SHADE = 0.7  # how opaque a channel lies over the photograph
 
@@ -118,4 +119,4 @@ def draw_level(
     for axis, title in zip(axes[0], titles):
         axis.set_title(title)
     figure.suptitle(f"Feature maps of level {number}")
-    return png(figure, palette=True)
+    return png(figure, Image.Quantize.MEDIANCUT)

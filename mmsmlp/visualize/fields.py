@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.image import AxesImage
 from matplotlib.patheffects import withStroke
+from PIL import Image
 from torch import nn
 
 from mmsmlp.drawing import BLUE, GREEN, GREY, ORANGE, PINK, RED, png
@@ -87,7 +88,7 @@ def draw_fields(fields: Fields) -> bytes:
         axis.set_title(f"level {number}")
     add_scale(figure, image, axes)
     figure.suptitle("Effective receptive field of the middle token; below: sides of the squares")
-    return png(figure, palette=True)
+    return png(figure, Image.Quantize.MAXCOVERAGE)
 
 
 def draw_reach(fields: Fields) -> bytes:
@@ -120,4 +121,4 @@ def draw_reach(fields: Fields) -> bytes:
     for row in axes:
         row[0].set_ylabel("share of the gradient inside")
     axes[0, 0].legend(loc="lower right")
-    return png(figure, palette=True)
+    return png(figure, Image.Quantize.MAXCOVERAGE)

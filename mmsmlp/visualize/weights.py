@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import matplotlib.pyplot as plt
+from PIL import Image
 from torch import Tensor, nn
 
 from mmsmlp.drawing import png
@@ -117,7 +118,7 @@ def draw_stage(weights: Sequence[AxisWeight]) -> bytes:
     bar = figure.colorbar(image, ax=axes[: min(rows, 4)], shrink=0.8, aspect=30, extend="both")
     bar.set_label("weight times m / n")
     figure.suptitle(f"Axis weights of stage {weights[0].stage}")
-    return png(figure, palette=True)
+    return png(figure, Image.Quantize.MAXCOVERAGE)
 
 
 def _axis_layers(backbone: nn.Module) -> Iterator[tuple[int, int, str, AxisLinear]]:
