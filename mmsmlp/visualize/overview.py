@@ -159,13 +159,7 @@ def _fields(network: Network, photographs: Mapping[Size, np.ndarray]) -> Section
             (cross, area), sides = field.own_lines(), (2 * field.half_side(share) for share in (0.5, 0.9))
             cells = [f"{side:.0f}" for side in sides] + [f"{100 * cross:.1f} %", f"{100 * area:.1f} %"]
             rows.append((f"{size_name(size)}, level {level}", *cells))
-    heading = (
-        "size, level",
-        "50 % within, pixels",
-        "90 % within, pixels",
-        "on its row and column",
-        "their share of the area",
-    )
+    heading = ("size, level", "50 % within, px", "90 % within, px", "on its row and column", "their share of the area")
     sizes = ", ".join(map(size_name, fields))
     pictures = [
         Picture(
@@ -189,8 +183,8 @@ def _fields(network: Network, photographs: Mapping[Size, np.ndarray]) -> Section
         "are the maps that the backbone returns, from fine to coarse. The photograph is resized until it covers a "
         "size, and its middle is cut out.",
         "What to look for: a cross means that the token listens to its own row and column; the table compares the "
-        "gradient on that cross with the cross's share of the area. Squares that grow with the image: the reach is a part of the image. "
-        "Squares that stay as they are: it is a number of pixels, as with convolutions.",
+        "gradient on that cross with the cross's share of the area. Squares that grow with the image: the reach is a "
+        "part of the image. Squares that stay as they are: it is a number of pixels, as with convolutions.",
     ]
     return Section("Effective receptive fields", text, [Table(rows, heading)], pictures)
 
