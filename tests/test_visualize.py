@@ -1,4 +1,4 @@
-"""mmsmlp.visualize: axis weights, feature maps, pictures, and what a network is shown; see also test_receptive_field."""
+"""mmsmlp.visualize: axis weights, feature maps, pictures, what a network is shown (fields: test_receptive_field)."""
 
 import re
 from io import BytesIO
