@@ -207,7 +207,8 @@ def _features(network: Network, photographs: Mapping[Size, np.ndarray]) -> Secti
         f"channels that vary most, over the photograph. Components, channels and colour ranges are chosen at {first} "
         "and kept: the same colour means the same feature at all sizes.",
         "What to look for: parts of the picture that belong together should have one colour, and the same at all "
-        "sizes. Stripes along rows or columns are the axis layers' work: what they add depends on the whole line.",
+        "sizes. Stripes along rows or columns come from the axis layers: each position along an axis has weights and "
+        "a bias of its own, so lines that look alike get the same stripes.",
     ]
     return Section("Feature maps", text, pictures=pictures)
 
