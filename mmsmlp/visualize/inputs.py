@@ -12,7 +12,7 @@ from mmengine.config import Config
 from PIL import Image, ImageOps
 from torch import Tensor
 
-LARGEST = 4096  # pixels of a side: gradients of larger images need more memory than a computer has
+LARGEST = 4096  # pixels of a side: the gradients of larger images need more memory than most computers have
 
 
 def parse_sizes(texts: Iterable[str]) -> list[tuple[int, int]]:
