@@ -115,7 +115,8 @@ def draw_stage(weights: Sequence[AxisWeight]) -> bytes:
         axis.set_title(title if title == "anchor" else f"at {title}")
     for axis in axes[-1]:
         axis.set_xlabel("input position")
-    bar = figure.colorbar(image, ax=axes[: min(rows, 4)], shrink=0.8, aspect=30, extend="both")
+    length = 0.8 * min(rows, 4) / rows  # of the bar, beside the first rows of a long picture
+    bar = figure.colorbar(image, ax=axes, shrink=length, anchor=(0, 0.5 if rows <= 4 else 1), aspect=30, extend="both")
     bar.set_label("weight times m / n")
     figure.suptitle(f"Axis weights of stage {weights[0].stage}")
     return png(figure, Image.Quantize.MAXCOVERAGE)
