@@ -5,25 +5,21 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")  # files only: works without a display
-
 import matplotlib.pyplot as plt
 import mmengine
 import numpy as np
 from PIL import Image
 from pycocotools import mask as mask_utils
 
-from mmsmlp.files import atomic_file
+from mmsmlp.drawing import BLUE, GREEN, ORANGE, RED, save
 from mmsmlp.tasks import Classification, Detection, Segmentation
 
-# Colours of Okabe and Ito, told apart by colour-blind readers; line styles keep curves on top of each other visible.
+# Line styles keep curves on top of each other visible.
 _STYLES = {
-    "exact": {"color": "#0072B2", "linestyle": "-", "marker": "o", "linewidth": 3.5, "alpha": 0.6},
-    "bounded": {"color": "#009E73", "linestyle": "--", "marker": "s"},
-    "scaled": {"color": "#E69F00", "linestyle": ":", "marker": "^", "linewidth": 2.5},
-    "naive": {"color": "#D55E00", "linestyle": "-.", "marker": "x"},
+    "exact": {"color": BLUE, "linestyle": "-", "marker": "o", "linewidth": 3.5, "alpha": 0.6},
+    "bounded": {"color": GREEN, "linestyle": "--", "marker": "s"},
+    "scaled": {"color": ORANGE, "linestyle": ":", "marker": "^", "linewidth": 2.5},
+    "naive": {"color": RED, "linestyle": "-.", "marker": "x"},
 }
 _MIN_SCORE = 0.5  # of the detections drawn
 _MAX_NAMES = 6  # of classes in a title
@@ -66,7 +62,7 @@ def plot_sweep(rows: list[dict], metrics: dict[str, str], out: str | Path) -> Pa
         axes[-1, column].set_xlabel(_LABELS[kind])
     axes[0, 0].legend(title="interpolation", loc="lower left")
     figure.suptitle("One checkpoint at sizes it was not trained on")
-    return _save(figure, out)
+    return save(figure, out)
 
 
 def draw_predictions(task: Detection | Segmentation | Classification, panels: list, out: str | Path) -> Path:
@@ -98,8 +94,8 @@ def draw_predictions(task: Detection | Segmentation | Classification, panels: li
         axis.set_title(title)
         axis.set_axis_off()
         for x, y, width, height in boxes:
-            axis.add_patch(plt.Rectangle((x - 0.5, y - 0.5), width, height, fill=False, color="#E69F00"))
-    return _save(figure, out)
+            axis.add_patch(plt.Rectangle((x - 0.5, y - 0.5), width, height, fill=False, color=ORANGE))
+    return save(figure, out)
 
 
 def _detections(task: Detection, title: str, point) -> tuple[str, np.ndarray, list]:
@@ -138,10 +134,10 @@ def _draw_classes(task: Classification, title: str, point, out: str | Path) -> P
         right = found == label
         axis.imshow(_read(path))
         text = f"{task.classes[found]} {score:.2f}" + ("" if right else f"\n({task.classes[label]})")
-        axis.set_title(text, fontsize=9, color="black" if right else "#D55E00")
+        axis.set_title(text, fontsize=9, color="black" if right else RED)
         axis.set_axis_off()
     figure.suptitle(f"{title}: predicted classes with their scores, wrong ones with the right class in brackets")
-    return _save(figure, out)
+    return save(figure, out)
 
 
 def _first_image(predictions: Path, metric: str, image_id: int) -> list[dict]:
@@ -163,10 +159,3 @@ def _overlay(image: np.ndarray, masks: list[np.ndarray]) -> np.ndarray:
     for index, mask in enumerate(masks):
         picture[mask > 0] = 0.55 * picture[mask > 0] + 0.45 * 255 * np.array(colours[index % len(colours)])
     return picture.astype(np.uint8)
-
-
-def _save(figure: plt.Figure, out: str | Path) -> Path:
-    with atomic_file(out) as new:
-        figure.savefig(new, dpi=110)
-    plt.close(figure)
-    return Path(out)

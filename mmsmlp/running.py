@@ -140,7 +140,7 @@ def _complete_loader(loader: dict) -> None:
 
 def _fit_cpu(cfg: Config) -> None:
     """Replace what needs a GPU, in place."""
-    synchronised = [part for part in _dicts(cfg.model) if part.get("type") in ("SyncBN", "MMSyncBN")]
+    synchronised = [part for part in _dicts(cfg.get("model")) if part.get("type") in ("SyncBN", "MMSyncBN")]
     for part in synchronised:
         part["type"] = "BN"
     if cfg.pop("sync_bn", None) or synchronised:

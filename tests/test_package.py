@@ -73,7 +73,11 @@ GROUPS = [
     ["anchors", "optim", "flops"],
     ["coco", "filesets", "coins", "photos.photographs", "photos.patches", "photos.formats"],
     ["running", "testing", "inference"],
-    ["scenes", "tasks", "sweep", "plots"],
+    ["scenes", "tasks", "sweep", "drawing", "plots"],
+    [
+        *(f"visualize.{name}" for name in ("inputs", "network", "weights", "receptive_field", "fields", "features")),
+        *(f"visualize.{name}" for name in ("report", "overview")),
+    ],
     ["onnx_export.layers", "onnx_export.parts", "onnx_export.quantize", "onnx_export.write"],
 ]
 ORDER = sum(GROUPS, [])

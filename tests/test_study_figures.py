@@ -8,15 +8,16 @@ import torch
 from conftest import MINI
 from PIL import Image
 from scipy.fft import dct
-from study.backbones import axis_weights, initial_backbone, load_backbone, untrained, with_interpolation
-from study.fields import ReceptiveField, draw_receptive_fields, effective_receptive_field
+from study.backbones import initial_backbone, load_backbone, untrained, with_interpolation
+from study.fields import draw_receptive_fields, widened
 from study.spectra import draw_spectra, energy_shares, reading_gains, weight_spectra
 from study.weights import draw_weights
-from torch import nn
 
 from mmsmlp import SMLPNet
 from mmsmlp.layers import AxisLinear
 from mmsmlp.resize import DEFAULT_METHOD, METHODS, interpolation_matrix, resampling_matrix
+from mmsmlp.visualize.receptive_field import effective_receptive_fields
+from mmsmlp.visualize.weights import axis_weights
 
 TWO_STAGES = {"embed_dims": 4, "depths": (2, 2)}  # strides 4 and 8
 CONFIG = """
@@ -90,97 +91,13 @@ def test_what_cannot_be_drawn_leaves_the_picture_alone(tmp_path):
     assert out.read_bytes() == b"old"
 
 
-def test_axis_weights_are_found_by_stage_block_and_axis():
-    net = network(global_mixing=[False, True])
-    weights = axis_weights(net)
-    assert list(weights) == [f"stage 2, block {block}, along {axis}" for block in (1, 2) for axis in "WH"]
-    torch.testing.assert_close(
-        weights["stage 2, block 1, along H"], net.stages[1][0].sparse_mlp.mix_h.weight.detach().double()
-    )
-
-
-def test_a_network_without_axis_weights_is_refused():
-    with pytest.raises(ValueError, match="global_mixing=False"):
-        axis_weights(network(global_mixing=False))
-
-
 # Receptive fields
 
 
-def test_the_field_of_local_mixing_ends_where_its_convolutions_end(images):
-    field = effective_receptive_field(network(global_mixing=False), images)
-    # Stage 2's token 4 sees 2 tokens of 8 pixels on either side, and stage 1 another 2 tokens of 4 pixels.
-    inside = torch.zeros(64, 64, dtype=torch.bool)
-    inside[32 - 24 : 40 + 24, 32 - 24 : 40 + 24] = True
-    assert (field.shares[~inside] == 0).all()
-    assert (field.shares[inside] > 0).all()
-    assert field.centre == (36, 36)
-
-
-@pytest.mark.parametrize("factor", [1, 1.5, 3])
-def test_the_field_of_sparse_mlps_covers_the_canvas(images, factor):
-    field = effective_receptive_field(network(), images, factor)
-    assert field.shares.shape == (64 * factor, 64 * factor)
-    assert (field.shares > 0).all()
-    assert float(field.shares.sum()) == pytest.approx(1)
-
-
 def test_a_larger_canvas_shows_the_image_and_its_mirror_images():
-    seen = []
-
-    class Spy(nn.Module):
-        def forward(self, x):
-            seen.append(x.detach())
-            return x
-
     image = torch.arange(6.0).reshape(1, 1, 2, 3)
-    effective_receptive_field(Spy(), image, 2)
-    assert seen[0][0, 0].tolist() == [[0, 1, 2, 2, 1, 0], [3, 4, 5, 5, 4, 3], [3, 4, 5, 5, 4, 3], [0, 1, 2, 2, 1, 0]]
-
-
-def test_a_field_averages_absolute_gradients_over_the_images():
-    class Square(nn.Module):
-        def forward(self, x):
-            return nn.functional.avg_pool2d(x.square(), 2).sum(1, keepdim=True)
-
-    images = torch.tensor([[[[1.0, -2.0], [0.0, 0.0]]], [[[-3.0, 0.0], [0.0, 2.0]]]])
-    field = effective_receptive_field(Square(), images)
-    assert field.shares.tolist() == [[0.5, 0.25], [0.0, 0.25]]
-    assert field.centre == (1, 1)
-
-
-def test_a_field_leaves_the_network_as_it_was(images):
-    net = network().train()
-    net.stages[0].eval()
-    effective_receptive_field(net, images)
-    assert net.training
-    assert not net.stages[0].training
-    assert net.stages[1].training
-    assert all(parameter.grad is None for parameter in net.parameters())
-
-
-@pytest.mark.parametrize("share", [0.5, 0.9, 1])
-def test_the_side_of_an_even_field_is_the_root_of_its_share(share):
-    field = ReceptiveField(torch.full((200, 200), 1 / 200**2, dtype=torch.float64), (100, 100))
-    assert field.side(share) == pytest.approx(share**0.5, abs=0.01)  # one pixel on either side
-
-
-def test_the_side_counts_only_what_lies_on_the_canvas():
-    shares = torch.zeros(8, 8, dtype=torch.float64)
-    shares[6, 6], shares[2, 6] = 0.6, 0.4
-    field = ReceptiveField(shares, (6, 6))  # where the four pixels round it meet
-    assert field.half_side(0.6) == 1
-    assert field.side(0.6) == pytest.approx(2 / 8)
-    assert field.half_side(0.9) == 4  # rows and columns 2 to 8 of 0 to 8
-    assert field.side(0.9) == pytest.approx(6 / 8)
-
-
-def test_beyond_is_what_a_window_moved_onto_the_canvas_leaves_out():
-    shares = torch.zeros(8, 8, dtype=torch.float64)
-    shares[7, 7], shares[4, 4], shares[3, 7] = 0.5, 0.3, 0.2
-    field = ReceptiveField(shares, (7, 7))
-    assert field.beyond(4, 4) == pytest.approx(0.2)
-    assert field.beyond(8, 8) == pytest.approx(0)
+    wide = widened(image, 2)[0, 0].tolist()
+    assert wide == [[0, 1, 2, 2, 1, 0], [3, 4, 5, 5, 4, 3], [3, 4, 5, 5, 4, 3], [0, 1, 2, 2, 1, 0]]
 
 
 def test_receptive_fields_are_drawn_with_their_numbers(tmp_path, images):
@@ -191,7 +108,7 @@ def test_receptive_fields_are_drawn_with_their_numbers(tmp_path, images):
     assert numbers["exact"]["3"]["canvas"] == [192, 192]
     assert numbers["exact"]["3"]["beyond"] > 0.1
     assert numbers["local"]["3"]["beyond"] == pytest.approx(0)
-    assert numbers["exact"]["3"]["side_90"] == effective_receptive_field(net, images, 3).side(0.9)
+    assert numbers["exact"]["3"]["side_90"] == effective_receptive_fields(net, widened(images, 3), [-1])[0].side(0.9)
     # convolutions reach as many pixels on any canvas
     assert numbers["local"]["3"]["side_90"] == pytest.approx(numbers["local"]["1"]["side_90"] / 3, rel=0.1)
     width, height = picture_size(tmp_path / "fields.png")
@@ -201,11 +118,9 @@ def test_receptive_fields_are_drawn_with_their_numbers(tmp_path, images):
 
 def test_fields_that_make_no_sense_are_refused(tmp_path, images):
     with pytest.raises(ValueError, match="factor 1"):
-        effective_receptive_field(network(), images, 0.5)
+        widened(images, 0.5)
     with pytest.raises(ValueError, match=r"\(N, C, H, W\), got \(3, 64, 64\)"):
-        effective_receptive_field(network(), images[0])
-    with pytest.raises(ValueError, match="no pixel has a gradient"):
-        effective_receptive_field(network(), images * torch.nan)
+        widened(images[0], 2)
     with pytest.raises(ValueError, match="nothing to draw"):
         draw_receptive_fields({}, images, tmp_path / "fields.png")
 

@@ -1,4 +1,4 @@
-"""The backbones of the study's networks: trained, as they began, with other weights, and their axis weights."""
+"""The backbones of the study's networks: trained, as they began, and with other weights."""
 
 from __future__ import annotations
 
@@ -82,20 +82,3 @@ def untrained(backbone: nn.Module, images: Tensor, seed: int = 0) -> nn.Module:
                 module.momentum = None  # plain averages, of this one batch
         backbone(images)
     return backbone.eval()
-
-
-def axis_weights(backbone: nn.Module) -> dict[str, Tensor]:
-    """The axis weights of a backbone, (n, n) float64 each, named as 'stage 1, block 1, along W'.
-
-    Raises:
-        ValueError: If there are none.
-    """
-    weights = {}
-    for number, stage in enumerate(backbone.stages, 1):
-        for position, block in enumerate(stage, 1):
-            for axis in "WH" if block.sparse_mlp is not None else "":
-                layer = getattr(block.sparse_mlp, f"mix_{axis.lower()}")
-                weights[f"stage {number}, block {position}, along {axis}"] = layer.weight.detach().cpu().double()
-    if not weights:
-        raise ValueError("this network has no axis weights: it was built with global_mixing=False")
-    return weights

@@ -7,7 +7,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 
-from study.drawing import BLUE, GREEN, ORANGE, PINK, RED, save
+from mmsmlp.drawing import BLUE, GREEN, ORANGE, PINK, RED, save
 from study.estimates import estimate, select
 from study.plan import ANSWERS, FULL, NETWORKS
 

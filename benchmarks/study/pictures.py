@@ -10,8 +10,9 @@ from torch import Tensor
 
 from mmsmlp.photos.photographs import photograph, window
 from mmsmlp.resize import DEFAULT_METHOD
+from mmsmlp.visualize.weights import axis_weights
 from study import times
-from study.backbones import axis_weights, initial_backbone, load_backbone, untrained, with_interpolation
+from study.backbones import initial_backbone, load_backbone, untrained, with_interpolation
 from study.curves import draw_network, draw_summary
 from study.fields import draw_receptive_fields
 from study.plan import NETWORKS, Network

@@ -11,9 +11,9 @@ import torch
 from matplotlib.ticker import FixedLocator, NullLocator
 from torch import Tensor, nn
 
+from mmsmlp.drawing import BLUE, GREEN, GREY, ORANGE, RED, save
 from mmsmlp.resize import resampling_matrix
-from study.backbones import axis_weights
-from study.drawing import BLUE, GREEN, GREY, ORANGE, RED, save
+from mmsmlp.visualize.weights import axis_weights
 
 # Name -> positions m for an anchor of n.
 _SIZES = {

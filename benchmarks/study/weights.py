@@ -8,8 +8,8 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 from torch import Tensor
 
+from mmsmlp.drawing import save
 from mmsmlp.resize import METHODS, is_axis_parameter, resize_axis_weight
-from study.drawing import save
 
 
 def draw_weights(weights: Mapping[str, Tensor], out: str | Path) -> dict:
