@@ -71,7 +71,7 @@ GROUPS = [
     ["preprocessors.detection", "preprocessors.segmentation", "necks"],
     ["anchors", "optim", "flops"],
     ["coco", "filesets", "coins", "photos.photographs", "photos.patches", "photos.formats"],
-    ["running", "testing", "inference"],
+    ["running", "testing", "inference", "uploads", "predictor", "web_demo"],
     ["scenes", "tasks", "sweep", "plots"],
 ]
 ORDER = sum(GROUPS, [])
