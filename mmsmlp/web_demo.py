@@ -224,7 +224,7 @@ def _told(message: str) -> gr.Error:
 
 
 def _take_files_of_this_server_only(component: gr.components.Component) -> None:
-    """gradio would fetch an address that a client gives in the place of an uploaded file."""
+    """Gradio would fetch an address that a client gives in the place of an uploaded file."""
     take = component.async_move_resource_to_block_cache
 
     async def take_local(path: str | Path | None) -> str | None:
