@@ -70,7 +70,7 @@ GROUPS = [
     ["models", "timm"],
     ["preprocessors.detection", "preprocessors.segmentation", "necks"],
     ["anchors", "optim", "flops"],
-    ["coco", "filesets", "coins", "photos.photographs", "photos.patches", "photos.formats"],
+    ["coco", "coco_check", "filesets", "coins", "photos.photographs", "photos.patches", "photos.formats"],
     ["running", "testing", "inference", "uploads", "predictor", "web_demo"],
     ["scenes", "tasks", "sweep", "plots"],
 ]
