@@ -120,12 +120,21 @@ def build_page(predictor: Predictor) -> gr.Blocks:
                     info=f"The weights are stored for {predictor.native} pixels",
                 )
             with gr.Column():
-                picture = gr.Image(label="What is found", interactive=False, buttons=["download", "fullscreen"])
-                found = gr.Markdown()
+                picture = gr.Image(
+                    label="What is found", interactive=False, buttons=["download", "fullscreen"], elem_id="found"
+                )
+                found = gr.Markdown(elem_id="words")
         sizes = gr.CheckboxGroup(list(COMPARED), value=[128, 256, 512], label="Sizes side by side")
         button = gr.Button("Compare these sizes")
-        strip = gr.Gallery(label="The same photograph", columns=3, object_fit="contain", interactive=False, buttons=[])
-        table = gr.Markdown()
+        strip = gr.Gallery(
+            label="The same photograph",
+            columns=3,
+            object_fit="contain",
+            interactive=False,
+            buttons=[],
+            elem_id="strip",
+        )
+        table = gr.Markdown(elem_id="table")
         # One inference at a time, whichever of the two asks.
         shared = {"preprocess": False, "concurrency_limit": 1, "concurrency_id": "model"}
         triggers = [photo.upload, size.release]

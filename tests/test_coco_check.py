@@ -58,7 +58,7 @@ def test_a_good_file_has_no_problems(user):
             "annotations",
             "bbox",
             [50, 5, 20, 20],
-            "a bbox outside of its image; first: annotation 1 has [50, 5, 20, 20]",
+            "a bbox outside of its image; first: annotation 1 has [50,",
         ),
         ("annotations", "bbox", [20, 15, 50, 35], "perhaps [x1, y1, x2, y2] in the place of [x, y, width, height]"),
         ("annotations", "bbox", [20, 15, 0, 35], "1 x an empty bbox"),
