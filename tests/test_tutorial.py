@@ -1,8 +1,8 @@
 """docs/tutorial.md, followed literally: its files are written, its commands run, what it quotes is compared.
 
-What the word after a block's language means: `file=NAME` a file to write, `server` a command to be stopped once its page
-answers, `elsewhere` a command that is not run here. That is `make demo` alone, which tests/test_demo.py runs: in its
-place stands a training by the same config, of a few steps, under the name that the demo's checkpoint has.
+What the word after a block's language means: `file=NAME` a file to write, `server` a command to be stopped once its
+page answers, `elsewhere` a command that is not run here. That is `make demo` alone, which tests/test_demo.py runs: in
+its place stands a training by the same config, of a few steps, under the name that the demo's checkpoint has.
 """
 
 import json
@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import httpx
 import pytest
+from conftest import STACK
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs/tutorial.md"
@@ -47,6 +48,8 @@ def clone(folder: Path) -> Path:
 
 def run(folder: Path, command: str) -> subprocess.CompletedProcess:
     env = {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1", "MPLBACKEND": "agg"}
+    if STACK == "openmmlab":  # as the page says
+        command = command.replace("mim run mmdetection", "mim run mmdet")
     shell = f"source .venv/bin/activate && {command}"
     return subprocess.run(["bash", "-ec", shell], cwd=folder, env=env, capture_output=True, text=True, check=False)
 
