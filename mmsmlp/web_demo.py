@@ -81,7 +81,7 @@ class Guard:
         return None
 
 
-def build_page(predictor: Predictor) -> gr.Blocks:
+def build_page(predictor: Predictor, uploads: Path) -> gr.Blocks:
     """Lay out the page.
 
     Values are taken as the client sends them (``preprocess=False``) and checked here: gradio's own components would
@@ -89,19 +89,20 @@ def build_page(predictor: Predictor) -> gr.Blocks:
 
     Args:
         predictor (Predictor): The model.
+        uploads (Path): The only folder that files are taken from.
 
     Returns:
         gr.Blocks: With two functions for clients: ``/predict`` and ``/compare``.
     """
 
     def predict(upload: object, size: object) -> tuple:
-        (prediction,) = _predictions(predictor, upload, [size])
+        (prediction,) = _predictions(predictor, upload, [size], uploads)
         return prediction.picture, str(prediction)
 
     def compare(upload: object, sizes: object) -> tuple:
         if not isinstance(sizes, list) or not sizes or any(size not in COMPARED for size in sizes):
             raise _told(f"choose some of the sizes {', '.join(map(str, COMPARED))}")
-        predictions = _predictions(predictor, upload, sorted(set(sizes)))
+        predictions = _predictions(predictor, upload, sorted(set(sizes)), uploads)
         return [(prediction.picture, str(prediction)) for prediction in predictions], _table(predictions)
 
     with gr.Blocks(title="mmsmlp", analytics_enabled=False, delete_cache=(KEPT // 10, KEPT)) as page:
@@ -143,17 +144,18 @@ def build_page(predictor: Predictor) -> gr.Blocks:
         )
         button.click(compare, [photo, sizes], [strip, table], api_name="compare", **shared)
         for component in (photo, size, sizes):
-            _take_files_of_this_server_only(component)
+            _take_uploads_only(component, uploads)
     return page.queue(max_size=_WAITING, api_open=False)
 
 
-def build_app(predictor: Predictor, host: str, port: int) -> FastAPI:
-    """Make the whole application: the page behind its :class:`Guard`."""
+def build_app(predictor: Predictor, host: str, port: int, uploads: Path) -> FastAPI:
+    """Make the whole application: the page behind its :class:`Guard`, uploads in a folder of their own."""
+    os.environ["GRADIO_TEMP_DIR"] = str(uploads)  # read when the parts of a page are made
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(Guard, hosts=LOCAL if host in LOCAL else None)
     return gr.mount_gradio_app(
         app,
-        build_page(predictor),
+        build_page(predictor, uploads),
         "/",
         host,
         port,
@@ -200,8 +202,7 @@ def serve(predictor: Predictor, listener: socket.socket) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     host, port = listener.getsockname()[:2]
     with tempfile.TemporaryDirectory(prefix="mmsmlp_web_") as folder:  # closed to other users
-        os.environ["GRADIO_TEMP_DIR"] = folder
-        app = build_app(predictor, host, port)
+        app = build_app(predictor, host, port, Path(folder).resolve())
         print(f"http://{f'[{host}]' if ':' in host else host}:{port} (Ctrl-C ends it)", flush=True)
         if host not in LOCAL:
             print("Everybody who reaches this machine can use the page: there is no password.", flush=True)
@@ -212,11 +213,12 @@ def serve(predictor: Predictor, listener: socket.socket) -> None:
             print()
 
 
-def _predictions(predictor: Predictor, upload: object, sizes: list) -> list[Prediction]:
+def _predictions(predictor: Predictor, upload: object, sizes: list, uploads: Path) -> list[Prediction]:
     """Check what a client sent, and predict at each size."""
     path = upload.get("path") if isinstance(upload, dict) else None
     if not isinstance(path, str):
         raise _told("upload a photograph first")
+    _check_uploaded(path, uploads)
     for size in sizes:
         if isinstance(size, bool) or size not in SIZES:
             raise _told(f"the size must be one of {SIZES[0]}, {SIZES[1]}, ... {SIZES[-1]} pixels")
@@ -232,16 +234,25 @@ def _told(message: str) -> gr.Error:
     return gr.Error(html.escape(message), title="Not taken", print_exception=False)
 
 
-def _take_files_of_this_server_only(component: gr.components.Component) -> None:
-    """Gradio would fetch an address that a client gives in the place of an uploaded file."""
+def _take_uploads_only(component: gr.components.Component, uploads: Path) -> None:
+    """Have a component refuse files that a client names, but did not upload.
+
+    Gradio would fetch an address. And it looks where a file lies only in pages that it serves itself: in one that is
+    mounted into an application, any file that the server can read would be copied among the uploads, and served.
+    """
     take = component.async_move_resource_to_block_cache
 
-    async def take_local(path: str | Path | None) -> str | None:
-        if path is not None and "://" in str(path):
-            raise _told("addresses are not fetched: upload the photograph")
+    async def take_upload(path: str | Path | None) -> str | None:
+        if path is not None:
+            _check_uploaded(path, uploads)
         return await take(path)
 
-    component.async_move_resource_to_block_cache = take_local
+    component.async_move_resource_to_block_cache = take_upload
+
+
+def _check_uploaded(path: str | Path, uploads: Path) -> None:
+    if "\0" in str(path) or not Path(path).resolve().is_relative_to(uploads):
+        raise _told("only uploaded files are taken: upload the photograph")
 
 
 def _table(predictions: list[Prediction]) -> str:

@@ -97,6 +97,16 @@ def refusal(client, *values, function: str = "/predict") -> str:
     return str(error.value)
 
 
+def ask(url: str, values: list, function: int) -> dict:
+    """What the server answers to values as they are: gradio's client would upload the files that they name."""
+    with httpx.Client(base_url=f"{url}/gradio_api", timeout=60) as session:
+        call = {"data": values, "fn_index": function, "session_hash": "session"}
+        session.post("/queue/join", json=call).raise_for_status()
+        with session.stream("GET", "/queue/data", params={"session_hash": "session"}) as lines:
+            answers = (json.loads(line.removeprefix("data: ")) for line in lines.iter_lines() if line)
+            return next(answer for answer in answers if answer["msg"] == "process_completed")
+
+
 def test_an_uploaded_photograph_comes_back_drawn_and_differs_between_sizes(client, photos):
     (small, found_small), (large, found_large) = (predict(client, photos / "coffee.jpg", size) for size in (64, 160))
     with Image.open(photos / "coffee.jpg") as photo:
@@ -159,16 +169,25 @@ def test_sizes_that_cannot_be_compared_are_refused_by_the_server(client, photos,
     assert "choose some of the sizes 96, 128" in message
 
 
-@pytest.mark.parametrize("path", ["http://127.0.0.1:1/photo.jpg", "https://example.org/photo.jpg"])
-def test_no_address_is_fetched_for_a_client(client, path):
-    given = {"path": path, "meta": {"_type": "gradio.FileData"}}
-    assert "addresses are not fetched" in refusal(client, given, 64)
-    assert "addresses are not fetched" in refusal(client, None, given)
-
-
-def test_no_file_of_the_server_is_read_for_a_client(client, photos):
-    given = {"path": str(CONFIG), "meta": {"_type": "gradio.FileData"}}
-    assert str(CONFIG.parent) not in refusal(client, given, 64)
+@pytest.mark.parametrize(
+    "path",
+    [
+        "http://127.0.0.1:1/photo.jpg",
+        "https://example.org/photo.jpg",
+        str(CONFIG),
+        "/etc/passwd",
+        "UPLOADS/../errors",
+        "x\0y",
+    ],
+)
+def test_neither_addresses_nor_files_of_the_server_are_read_for_a_client(server, path):
+    given = {"path": path.replace("UPLOADS", str(server.uploads)), "meta": {"_type": "gradio.FileData"}}
+    before = sorted(server.uploads.rglob("*"))
+    for values, function in (([given, 64], 0), ([None, given], 0), ([given, [96]], 1), ([{"path": path}, 64], 0)):
+        answer = ask(server.url, values, function)
+        assert not answer["success"]
+        assert answer["output"]["error"] == "only uploaded files are taken: upload the photograph"
+    assert sorted(server.uploads.rglob("*")) == before, "a file was copied among the uploads"
 
 
 def test_without_a_photograph_one_is_asked_for(client):
