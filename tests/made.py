@@ -6,6 +6,18 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
+ROOT = Path(__file__).parents[1]
+
+
+def few_objects(folder: Path) -> Path:
+    """Writes a config of the demo's detector that finds at most five objects: an untrained one finds 100."""
+    path = folder / "few-objects.py"
+    path.write_text(
+        f'_base_ = "{ROOT}/configs/demo/mask-rcnn_smlpnet-mini_coins.py"\n'
+        "model = dict(test_cfg=dict(rcnn=dict(max_per_img=5)))\n"
+    )
+    return path
+
 
 def make_checkpoint(config: str | Path, folder: Path) -> Path:
     """Writes a checkpoint of a demo's model into a folder, with its classes' names as mmengine's Runner adds them."""

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from made import make_checkpoint
+from made import few_objects, make_checkpoint
 from PIL import Image
 
 from mmsmlp.predictor import SIZES, Predictor
@@ -28,8 +28,9 @@ def photograph() -> Image.Image:
 
 @pytest.fixture(scope="module", params=CONFIGS)
 def predictor(request, tmp_path_factory) -> Predictor:
-    config = CONFIGS[request.param]
-    return Predictor(config, make_checkpoint(config, tmp_path_factory.mktemp("checkpoint")), "cpu", 0.0)
+    folder = tmp_path_factory.mktemp("model")
+    config = few_objects(folder) if request.param == "mmdet" else CONFIGS[request.param]
+    return Predictor(config, make_checkpoint(config, folder), "cpu", 0.0)
 
 
 def test_pictures_are_equally_large_and_differ_between_sizes(predictor, photograph):
@@ -52,7 +53,7 @@ def test_predictions_are_those_of_the_toolboxs_own_inference(photograph, tmp_pat
     """At a photograph's own size, where nothing is resized before the network: the same boxes."""
     from mmdet.apis import inference_detector, init_detector
 
-    config = CONFIGS["mmdet"]
+    config = few_objects(tmp_path)
     checkpoint = make_checkpoint(config, tmp_path)
     square = photograph.crop((0, 0, 288, 192))
     given = np.asarray(square)[..., ::-1].copy()

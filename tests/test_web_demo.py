@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import httpx
 import numpy as np
 import pytest
-from made import make_checkpoint
+from made import few_objects, make_checkpoint
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
@@ -46,10 +46,11 @@ def server(tmp_path_factory):
     """The running tool: its process, address, folder for uploads, and the files of its output and its connections."""
     folder = tmp_path_factory.mktemp("server")
     (folder / "tmp").mkdir()
-    checkpoint = make_checkpoint(CONFIG, folder)
+    config = few_objects(folder)
+    checkpoint = make_checkpoint(config, folder)
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TMPDIR": str(folder / "tmp")}
     env.pop("GRADIO_ANALYTICS_ENABLED", None)
-    tool = [ROOT / "tools/web_demo.py", CONFIG, checkpoint, "--port", "0", "--score", "0", "--device", "cpu"]
+    tool = [ROOT / "tools/web_demo.py", config, checkpoint, "--port", "0", "--score", "0", "--device", "cpu"]
     command = [sys.executable, ROOT / "tests/watched.py", folder / "connections", *tool]
     with open(folder / "errors", "w") as errors:
         process = subprocess.Popen(list(map(str, command)), env=env, stdout=subprocess.PIPE, stderr=errors, text=True)
