@@ -257,6 +257,16 @@ def test_a_port_that_is_taken_is_named():
         listen("127.0.0.1", 99999)
 
 
+def test_without_a_browser_test_browser_says_so_in_one_line_and_is_content(tmp_path):
+    env = {**os.environ, "PATH": str(tmp_path), "PLAYWRIGHT_BROWSERS_PATH": str(tmp_path)}
+    command = [sys.executable, ROOT / "tests/browser.py"]
+    result = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (0, "")
+    (line,) = result.stdout.splitlines()
+    assert line.startswith("no browser found: ")
+    assert "`playwright install chromium`" in line
+
+
 def test_no_connection_left_the_machine(server, client, photos):
     predict(client, photos / "coffee.jpg")
     connections = server.folder / "connections"
