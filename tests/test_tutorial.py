@@ -54,8 +54,8 @@ def run(folder: Path, command: str) -> subprocess.CompletedProcess:
     return subprocess.run(["bash", "-ec", shell], cwd=folder, env=env, capture_output=True, text=True, check=False)
 
 
-def follow(folder: Path, block: Block) -> None:
-    """Do what a block says."""
+def follow(folder: Path, block: Block) -> str:
+    """Do what a block says; what its command says."""
     if block.mark.startswith("file="):
         path = folder / block.mark.removeprefix("file=")
         path.parent.mkdir(exist_ok=True)
@@ -71,6 +71,8 @@ def follow(folder: Path, block: Block) -> None:
     elif block.mark == "":
         result = run(folder, block.text)
         assert result.returncode == 0, block.text + (result.stdout + result.stderr)[-3000:]
+        return result.stdout + result.stderr
+    return ""
 
 
 def serve(folder: Path, command: str) -> None:
@@ -122,12 +124,13 @@ def test_the_example_data_and_their_check(tmp_path):
 
 @pytest.mark.slow
 def test_the_whole_page_followed_to_its_end(tmp_path):
-    folder = clone(tmp_path)
+    folder, said = clone(tmp_path), ""
     for block in blocks():
         if block.mark == "elsewhere":
             train_shortly(folder)
         else:
-            follow(folder, block)
+            said += follow(folder, block)
+    assert "size mismatch for roi_head.bbox_head.fc_cls.weight" in said, "the page says that it is there"
     assert (folder / "work_dirs/mine/iter_100.pth").is_file()
     assert len(list((folder / "mine/seen").iterdir())) == 9
     assert len(list((folder / "mine/found").rglob("*.jpg"))) == 3
