@@ -206,7 +206,7 @@ def serve(predictor: Predictor, listener: socket.socket) -> None:
         print(f"http://{f'[{host}]' if ':' in host else host}:{port} (Ctrl-C ends it)", flush=True)
         if host not in LOCAL:
             print("Everybody who reaches this machine can use the page: there is no password.", flush=True)
-        config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=3)
+        config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1)
         try:
             uvicorn.Server(config).run(sockets=[listener])
         except KeyboardInterrupt:

@@ -22,7 +22,7 @@ from conftest import STACK
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs/tutorial.md"
 BROUGHT = ("configs", "tools", "mmsmlp", "model-index.yml")  # what a clone has that the page uses
-STEPS = 20  # of the training in the place of `make demo`, which takes 300
+STEPS = 10  # of the training in the place of `make demo`, which takes 300
 
 
 class Block(NamedTuple):
