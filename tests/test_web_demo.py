@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import runpy
 import signal
 import socket
 import subprocess
@@ -255,6 +256,21 @@ def test_a_port_that_is_taken_is_named():
             listen("127.0.0.1", port)
     with pytest.raises(OSError, match="port 99999 of 127.0.0.1 cannot be had"):
         listen("127.0.0.1", 99999)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["none.py", "none.pth"], "web_demo: the config none.py does not exist"),
+        ([str(CONFIG), "none.pth"], "web_demo: the checkpoint none.pth does not exist"),
+        ([str(CONFIG), "none.pth", "--score", "2"], "web_demo: the score must be from 0 to 1, got 2.0"),
+    ],
+)
+def test_a_mistake_ends_the_tool_with_one_line(monkeypatch, arguments, line):
+    monkeypatch.setattr(sys, "argv", ["web_demo.py", *arguments, "--port", "0"])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(ROOT / "tools/web_demo.py"), run_name="__main__")
+    assert end.value.code == line
 
 
 def test_without_a_browser_test_browser_says_so_in_one_line_and_is_content(tmp_path):
