@@ -60,9 +60,7 @@ def _check_size(width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
         raise RefusedUploadError(_too_large(f"{width} x {height}"))
     if min(width, height) < MIN_SIDE:
-        raise RefusedUploadError(
-            f"the image has {width} x {height} pixels: no side may be below {MIN_SIDE}"
-        )
+        raise RefusedUploadError(f"the image has {width} x {height} pixels: no side may be below {MIN_SIDE}")
     if max(width, height) > MAX_ASPECT * min(width, height):
         raise RefusedUploadError(f"{width} x {height} pixels: one side is more than {MAX_ASPECT} times the other")
 
