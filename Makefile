@@ -31,7 +31,8 @@ setup-env = for python in $(PYTHON) python3 python3.12 python3.11 python3.10; do
 	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 8))' 2>/dev/null && exec "$$python" tools/setup_env $(1); \
 	done; echo "setup: no Python 3 runs here; apt-get install python3 python3-venv python3-dev" >&2; exit 1
 
-.PHONY: help setup test test-all lint constraints audit demo demo-segmentation demo-classification demos ablations study bench clean
+.PHONY: help setup test test-all test-browser lint constraints audit demo demo-segmentation demo-classification demos \
+	ablations study bench clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -41,12 +42,15 @@ setup: ## make the virtual environment, with mmcv's operators; nothing to do the
 	@$(call setup-env,--stack $(STACK) $(if $(PYTHON),--python $(PYTHON)) $(if $(HASHES),--hashes $(HASHES)))
 
 test: setup ## run the tests (at most 15 minutes on 2 cores) and the linter
-	$(PY) -m pytest -m "not slow"
+	$(PY) -m pytest -m "not slow and not browser"
 	$(BIN)/ruff check
 
 test-all: setup ## run every test, the slow ones too (at most 90 minutes), and the linter
-	$(PY) -m pytest
+	$(PY) -m pytest -m "not browser"
 	$(BIN)/ruff check
+
+test-browser: setup ## the web demo and the HTML report in headless Chromium, where there is one: work_dirs/browser
+	@BROWSER_CHECKPOINT=$(DEMO_DIR) $(PY) tests/browser.py
 
 lint: setup ## run the linter
 	$(BIN)/ruff check

@@ -71,8 +71,8 @@ GROUPS = [
     ["models", "timm"],
     ["preprocessors.detection", "preprocessors.segmentation", "necks"],
     ["anchors", "optim", "flops"],
-    ["coco", "filesets", "coins", "photos.photographs", "photos.patches", "photos.formats"],
-    ["running", "testing", "inference"],
+    ["coco", "coco_check", "filesets", "coins", "photos.photographs", "photos.patches", "photos.formats"],
+    ["running", "testing", "inference", "uploads", "predictor", "web_demo"],
     ["scenes", "tasks", "sweep", "drawing", "plots"],
     [
         *(f"visualize.{name}" for name in ("inputs", "network", "weights", "receptive_field", "fields", "features")),
