@@ -141,8 +141,8 @@ def check_images(x: Tensor, stem: PatchConv) -> None:
     dtype = getattr(stem.weight, "dtype", x.dtype)  # a method in a quantised layer
     if not x.is_floating_point() or (x.dtype != dtype and product_dtype(x) == x.dtype):
         raise ValueError(
-            f"{wanted} of {dtype}, which its weights are, got {x.dtype}: convert the images (normalised, as the network "
-            "was trained), the network (net.to(dtype)), or run under torch.autocast"
+            f"{wanted} of {dtype}, which its weights are, got {x.dtype}: convert the images (normalised, as the "
+            "network was trained), the network (net.to(dtype)), or run under torch.autocast"
         )
 
 

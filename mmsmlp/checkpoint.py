@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from mmsmlp.arch import count_blocks, recognise, some
-from mmsmlp.checkpoint_file import check_checkpoint_file, not_finite
+from mmsmlp.checkpoint_file import CheckpointFileError, check_checkpoint_file, not_finite
 from mmsmlp.files import atomic_file
 from mmsmlp.resize import DEFAULT_METHOD, is_axis_parameter, resize_axis_bias, resize_axis_weight
 
@@ -144,7 +144,7 @@ def read_checkpoint(name: str | Path) -> dict:
         raise
     except Exception as error:  # of many types, by where the file is broken
         reason = str(error).partition("\n")[0] or type(error).__name__
-        raise ValueError(f"{name}: damaged, or no checkpoint ({reason})") from None
+        raise CheckpointFileError(f"{name}: damaged, or no checkpoint ({reason})") from None
     if isinstance(content, dict) and content and all(isinstance(value, Tensor) for value in content.values()):
         content = {"state_dict": content}  # what torch.save(model.state_dict()) writes
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), Mapping):
@@ -153,7 +153,7 @@ def read_checkpoint(name: str | Path) -> dict:
             f"{name}: no checkpoint of mmengine, no state_dict but {found} (official files are read as spach://PATH)"
         )
     if broken := not_finite(content["state_dict"]):
-        raise ValueError(f"{name}: {_diverged(broken, content['state_dict'])}")
+        raise CheckpointFileError(f"{name}: {_diverged(broken, content['state_dict'])}")
     return content
 
 
@@ -164,7 +164,7 @@ def check_local_file(checkpoint: str) -> None:
         checkpoint (str): As mmengine takes it.
 
     Raises:
-        ValueError: If the file is damaged, or asks to run something.
+        CheckpointFileError: If the file is damaged, or asks to run something.
     """
     path = Path(checkpoint).expanduser()
     if "://" not in checkpoint and path.is_file():

@@ -57,6 +57,10 @@ _ALLOWED = {
 _STATISTICS = ("current", "max", "mean", "min")  # methods of a HistoryBuffer, which it stores by `getattr`
 
 
+class CheckpointFileError(ValueError):
+    """A checkpoint file that is not read: damaged, or more than weights. One line, naming the file."""
+
+
 def check_checkpoint_file(path: str | Path, label: str | None = None) -> None:
     """Refuse a checkpoint that is damaged, or that asks for more than tensors and plain values.
 
@@ -69,7 +73,7 @@ def check_checkpoint_file(path: str | Path, label: str | None = None) -> None:
         label (str, optional): What to call it in an error. Defaults to the path.
 
     Raises:
-        ValueError: In one line, naming what is wrong.
+        CheckpointFileError: In one line, naming what is wrong.
         OSError: If the file cannot be opened.
     """
     label = label or str(path)
@@ -79,13 +83,13 @@ def check_checkpoint_file(path: str | Path, label: str | None = None) -> None:
             for pickled in _pickles(file):
                 _Inspector(pickled).load()
         except _RefusedError as refusal:
-            raise ValueError(
+            raise CheckpointFileError(
                 f"{label}: refused, it asks to run {refusal}: only tensors and plain values are read, and nothing was "
                 "run. From a source that you trust, keep its weights alone: "
                 "torch.save({'state_dict': torch.load(FILE, weights_only=False)['state_dict']}, NEW)"
             ) from None
         except Exception as error:  # of many types, by where the file is broken
-            raise ValueError(f"{label}: {_damage(path, error)}") from None
+            raise CheckpointFileError(f"{label}: {_damage(path, error)}") from None
 
 
 def check_whole(path: str | Path, label: str | None = None) -> None:
@@ -98,7 +102,7 @@ def check_whole(path: str | Path, label: str | None = None) -> None:
         label (str, optional): What to call it in an error. Defaults to the path.
 
     Raises:
-        ValueError: In one line, naming the record.
+        CheckpointFileError: In one line, naming the record.
         OSError: If the file cannot be opened.
     """
     label = label or str(path)
@@ -109,13 +113,13 @@ def check_whole(path: str | Path, label: str | None = None) -> None:
             with zipfile.ZipFile(file) as archive:
                 broken = archive.testzip()
         except Exception as error:  # of many types, by where the file is broken
-            raise ValueError(f"{label}: {_damage(path, error)}") from None
+            raise CheckpointFileError(f"{label}: {_damage(path, error)}") from None
     if broken:
-        raise ValueError(f"{label}: {_damage(path, f'the checksum of its record {broken!r} is another')}")
+        raise CheckpointFileError(f"{label}: {_damage(path, f'the checksum of its record {broken!r} is another')}")
 
 
 def not_finite(weights: Mapping[str, Any]) -> list[str]:
-    """The keys of tensors that hold NaN or infinity; tensors without values (``meta``, sharded ones) are passed over."""
+    """The keys of tensors that hold NaN or infinity; those without values (``meta``, sharded) are passed over."""
     return [
         key
         for key, value in weights.items()

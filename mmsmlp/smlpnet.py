@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 import mmsmlp.spach_files  # noqa: F401  (makes 'spach://' known to mmengine, so that a config suffices)
 from mmsmlp.blocks import PatchConv, SMLPBlock, Stage, check_images
-from mmsmlp.checkpoint import check_local_file, report_loading
+from mmsmlp.checkpoint import UnfitWeightsError, check_local_file, report_loading
 from mmsmlp.layers import build_norm, check_fusion
 from mmsmlp.registry import MODELS
 from mmsmlp.resize import DEFAULT_METHOD, check_method
@@ -192,12 +192,16 @@ class SMLPNet(BaseModule):
         """Initialise as ``init_cfg`` says; the file of 'Pretrained' has to be whole, and to ask for nothing to run.
 
         Raises:
-            ValueError: If that file is damaged, or asks to run something.
+            CheckpointFileError: If that file is damaged, or asks to run something.
+            UnfitWeightsError: If its weights do not fit.
         """
         for cfg in [self.init_cfg] if isinstance(self.init_cfg, dict) else self.init_cfg or ():
             if cfg.get("type") == "Pretrained":
                 check_local_file(str(cfg.get("checkpoint")))
-        super().init_weights()
+        try:
+            super().init_weights()
+        except AssertionError as error:  # mmengine's, of a prefix that no key has
+            raise UnfitWeightsError(f"{type(self).__name__}: init_cfg {self.init_cfg}: {error}") from error
 
     def get_layer_depth(self, param_name: str, prefix: str = "") -> tuple[int, int]:
         """Tell how deep a parameter lies, for layer-wise learning-rate decay; in the dialect of mmpretrain's backbones.

@@ -22,7 +22,7 @@ from mmengine.runner import CheckpointLoader
 from torch import Tensor
 
 from mmsmlp.arch import Arch, some
-from mmsmlp.checkpoint_file import check_whole, not_finite
+from mmsmlp.checkpoint_file import CheckpointFileError, check_whole, not_finite
 from mmsmlp.files import atomic_file
 from mmsmlp.spach import check_spach, convert_spach
 
@@ -51,7 +51,7 @@ def load_from_spach(filename: str, map_location=None) -> dict:
             or a dict where it has none), ``anchor`` (height and width in pixels) and the file's ``sha256``.
 
     Raises:
-        ValueError: If the name is unknown, or the file is not an official one.
+        ValueError: If the name is unknown, or (``CheckpointFileError``) the file is not an official one.
         OSError: If the file is not there, or cannot be downloaded.
     """
     target = filename.removeprefix(SCHEME)
@@ -69,7 +69,7 @@ def load_from_spach(filename: str, map_location=None) -> dict:
     try:
         state_dict, arch = read_official(path, arch=RELEASED.get(target), map_location=map_location)
     except ValueError as error:
-        raise ValueError(f"{error}. {remedy}") from None
+        raise CheckpointFileError(f"{error}. {remedy}") from None
     meta = {
         "source": filename if target in RELEASED else f"{SCHEME}{path.resolve()}",
         "arch": arch.name or arch.settings,

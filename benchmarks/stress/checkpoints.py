@@ -26,9 +26,7 @@ def flipped(tries: int, seed: int, folder: Path) -> Outcome:
     return _damaged(tries, seed, folder, flip, must_fail=False)
 
 
-def _damaged(
-    tries: int, seed: int, folder: Path, damage: Callable[[bytes, int], bytes], must_fail: bool
-) -> Outcome:
+def _damaged(tries: int, seed: int, folder: Path, damage: Callable[[bytes, int], bytes], must_fail: bool) -> Outcome:
     silence()
     net = network()
     weights, state = net.state_dict(), whole_model(net)

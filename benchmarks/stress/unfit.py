@@ -37,7 +37,7 @@ def unfit(tries: int, seed: int, folder: Path) -> Outcome:
         if way == "spach" and (kind in _NOT_OFFICIAL or not _is_backbone(state)):
             continue  # has no official file
         tried += 1
-        wanted = None if expected is None else {k: v for k, v in expected(_below(state)).items()}
+        wanted = None if expected is None else expected(_below(state))
         path = folder / "unfit.pth"
         if way == "load_state_dict":
             load = lambda: _by_state_dict(state)  # noqa: B023, E731 (called at once)
@@ -96,9 +96,7 @@ def _resized(state: State) -> State:
     """What is right at the network's own anchor."""
     own = network(1).state_dict()
     resize = {2: resize_axis_weight, 1: resize_axis_bias}
-    return {
-        key: resize[value.ndim](value, len(own[key])) if ".mix_" in key else value for key, value in state.items()
-    }
+    return {key: resize[value.ndim](value, len(own[key])) if ".mix_" in key else value for key, value in state.items()}
 
 
 _FUSE = "stages.2.1.sparse_mlp.fuse.weight"
