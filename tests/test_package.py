@@ -66,19 +66,9 @@ def test_the_public_names():
 # A module imports only from those before it.
 GROUPS = [
     ["resize", "taps", "axis_mixing", "products", "registry", "files"],
-    [
-        "valid_area",
-        "arch",
-        "checkpoint_file",
-        "spach",
-        "spach_files",
-        "layers",
-        "fused",
-        "blocks",
-        "checkpoint",
-        "smlpnet",
-        "sharding",
-    ],
+    ["valid_area", "arch", "checkpoint_file", "spach", "spach_files"],
+    ["layers", "in_place", "fused", "blocks"],
+    ["checkpoint", "smlpnet", "sharding"],
     ["models", "timm"],
     ["preprocessors.detection", "preprocessors.segmentation", "necks"],
     ["anchors", "optim", "flops"],

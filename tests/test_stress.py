@@ -15,11 +15,10 @@ ROOT = Path(__file__).parents[1]
 SLOW = {"checkpoints_tools", "extreme_shapes", "bad_data"}  # toolboxes, processes, a large image
 
 
-@pytest.mark.parametrize(
-    "row",
-    [pytest.param(row, marks=pytest.mark.slow) if row.name in SLOW else row for row in ROWS],
-    ids=lambda r: r.name,
-)
+PARAMETERS = [pytest.param(row, id=row.name, marks=[pytest.mark.slow] * (row.name in SLOW)) for row in ROWS]
+
+
+@pytest.mark.parametrize("row", PARAMETERS)
 def test_a_few_tries(row, tmp_path):
     outcome = row.run(row.short, 0, tmp_path)
     assert 0 < outcome.tried <= row.short
