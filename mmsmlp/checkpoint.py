@@ -266,7 +266,7 @@ def _refuse_useless_values(name: str, own: Mapping[str, Tensor], given: Mapping[
             f"{name}: the given weights are no floating-point numbers, so none is loaded: {some(others)}. Quantised "
             "weights have to be turned back first"
         )
-    if broken := not_finite({key: given[key].to(own[key].dtype) for key in own}):
+    if broken := [key for key in own if not_finite({key: given[key].to(own[key].dtype)})]:
         raise UnfitWeightsError(f"{name}: {_diverged(broken, own)}, so none is loaded")
 
 

@@ -30,6 +30,7 @@ def stress(out, *arguments) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_a_row_that_is_run_again_with_its_seed_gives_the_same_result(tmp_path):
     results = []
     for part in ("first", "second"):
@@ -63,24 +64,17 @@ def rows_of_a_test(tmp_path, monkeypatch):
     return [sys.executable, str(folder), "--out", str(tmp_path / "out")]
 
 
-def test_a_row_that_fails_is_reported_and_the_command_fails(rows_of_a_test, tmp_path):
-    ended = subprocess.run([*rows_of_a_test, "--only", "fails", "well"], capture_output=True, text=True, check=False)
+def test_a_row_that_fails_or_dies_is_reported_and_the_command_fails(rows_of_a_test, tmp_path):
+    ended = subprocess.run([*rows_of_a_test, "--seed", "3", "--only", "dies", "fails"], capture_output=True, text=True)
     assert ended.returncode == 1
     assert "fails: one was lost" in ended.stdout
-    assert [(r["name"], r["tried"], r["failed"], r["lost"]) for r in read(tmp_path)] == [
-        ("well", 3, 0, 0),
-        ("fails", 3, 1, 1),
-    ]
+    fails, dies = read(tmp_path)
+    assert (fails["tried"], fails["failed"], fails["lost"], fails["seed"]) == (3, 1, 1, 3)
+    assert (dies["tried"], dies["failed"]) == (3, 3)
+    assert f"status {-signal.SIGABRT}" in dies["notes"][0]
 
 
-def test_a_process_that_dies_has_failed_in_all_tries(rows_of_a_test, tmp_path):
-    ended = subprocess.run([*rows_of_a_test, "--only", "dies", "--seed", "3"], capture_output=True, check=False)
-    assert ended.returncode == 1
-    (result,) = read(tmp_path)
-    assert (result["tried"], result["failed"], result["seed"]) == (3, 3, 3)
-    assert f"status {-signal.SIGABRT}" in result["notes"][0]
-
-
+@pytest.mark.slow
 def test_results_are_whole_after_a_kill_and_kept_by_the_next_run(rows_of_a_test, tmp_path):
     process = subprocess.Popen([*rows_of_a_test, "--only", "well", "slow"], stderr=subprocess.DEVNULL)
     while not (tmp_path / "out/slow.log").exists():

@@ -45,7 +45,7 @@ def tools(tries: int, seed: int, folder: Path) -> Outcome:
     config = _write_config(folder)
     pairs = [(tool, kind) for kind in _KINDS for tool in _TOOLS]
     # Weights that do not fit are for the tools that build a model of a config.
-    pairs += [(tool, kind) for kind in _UNFIT for tool in ("test", "image_demo", "train load_from", "sweep")]
+    pairs += [(tool, kind) for kind in _UNFIT for tool in ("test", "image_demo", "train load_from")]
     pairs += [("reanchor", "a NaN"), ("convert_spach", "a NaN")]
     pairs = pairs[:: max(len(pairs) // tries, 1)][:tries]
     notes = []
