@@ -56,7 +56,7 @@ def _main() -> None:
 
 
 def _peak() -> int:
-    """The most MiB that this program held. (`ru_maxrss` counts those of the process that started it, too.)"""
+    """Most MiB that this program held; `ru_maxrss` counts those of the process that started it, too."""
     status = Path("/proc/self/status").read_text().split("VmHWM:")[1]
     return int(status.split()[0]) // 1024
 
