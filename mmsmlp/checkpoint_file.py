@@ -23,7 +23,7 @@ _LEGACY_PICKLES = 5  # magic number, protocol, system, content, keys of the stor
 _ZIP_START = b"PK\x03\x04"
 
 # What tensors, the plain values around them and mmengine's log are made of. Nothing in it runs another's code, nor
-# calls what it is given: no torch.storage._load_from_bytes (a pickle again), no torch._utils._rebuild_from_type_v2.
+# calls what it is given: no torch.storage._load_from_bytes (a pickle again), no torch._tensor._rebuild_from_type_v2.
 _HISTORY = ("mmengine.logging.history_buffer", "HistoryBuffer")
 _NUMPY = ("_reconstruct", "scalar")
 _ALLOWED = {

@@ -25,6 +25,23 @@ def test_a_few_tries(row, tmp_path):
     assert (outcome.failed, outcome.lost) == (0, 0), outcome.notes
 
 
+@pytest.mark.parametrize(
+    ("name", "tries", "broken", "replacement"),
+    [
+        ("checkpoints_flipped", 20, "mmsmlp.checkpoint.check_checkpoint_file", lambda path: None),
+        ("checkpoints_pickles", 20, "mmsmlp.checkpoint.check_checkpoint_file", lambda path: None),
+        ("checkpoints_unfit", 127, "mmsmlp.checkpoint._refuse_useless_values", lambda *_: None),
+        ("input_fuzzing", 10, "mmsmlp.smlpnet.attached_valid_sizes", lambda images: None),
+        ("input_errors", 20, "mmsmlp.smlpnet.check_images", lambda *_: None),
+    ],
+)
+def test_a_row_sees_what_it_looks_for(name, tries, broken, replacement, tmp_path, monkeypatch):
+    monkeypatch.setattr(broken, replacement)
+    outcome = next(row for row in ROWS if row.name == name).run(tries, 0, tmp_path)
+    assert outcome.failed > 0
+    assert bool(outcome.lost) == name.startswith("checkpoints")
+
+
 def stress(out, *arguments) -> subprocess.CompletedProcess:
     command = [sys.executable, ROOT / "benchmarks/stress", "--out", out, *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

@@ -73,8 +73,8 @@ ROWS: tuple[Row, ...] = (
         "weights of another arch, anchor or dtype, incomplete, NaN, no tensors, in every way: refused in one line, or "
         "loaded to the last value",
         _from("unfit", "unfit"),
-        tries=100,
-        short=100,
+        tries=127,
+        short=31,
     ),
     Row(
         "checkpoints_pickles",
