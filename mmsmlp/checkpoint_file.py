@@ -157,6 +157,15 @@ class _RefusedError(Exception):
     """A pickle names something that is not allowed."""
 
 
+class _Ignored:
+    """A method that does nothing. Asked of a class itself, which a pickle could change for all others, it refuses."""
+
+    def __get__(self, instance: object | None, owner: type) -> Callable:
+        if instance is None:
+            raise _RefusedError(f"a change of the class {owner.__name__}")
+        return lambda *args: None
+
+
 class _Inert:
     """Takes whatever a pickle does with an object, and does nothing."""
 
@@ -166,10 +175,7 @@ class _Inert:
     def __init__(self, *args, **kwargs):
         pass
 
-    def _ignore(self, *args) -> None:
-        pass
-
-    __setstate__ = __setitem__ = append = extend = add = _ignore
+    __setstate__ = __setitem__ = append = extend = add = _Ignored()
 
 
 class _Inspector(pickle.Unpickler):

@@ -83,7 +83,12 @@ def _memo(mark: Path) -> bytes:
     return b"\x80\x04" + strings + b"h\x00h\x01\x93X" + struct.pack("<I", len(argument)) + argument + b"\x85R."
 
 
-_RAW = {"protocol 0": _proto0, "INST": _inst, "OBJ": _obj, "by the memo": _memo}
+def _of_a_class(mark: Path) -> bytes:
+    """BUILD on a class that is allowed: it would be another for all that use it later."""
+    return b"cargparse\nNamespace\ncbuiltins\ntuple\n((N(S'x'\nS'y'\ndltRb."
+
+
+_RAW = {"a change of a class": _of_a_class, "protocol 0": _proto0, "INST": _inst, "OBJ": _obj, "by the memo": _memo}
 
 
 def pickles(tries: int, seed: int, folder: Path) -> Outcome:

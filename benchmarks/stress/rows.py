@@ -80,7 +80,7 @@ ROWS: tuple[Row, ...] = (
         "checkpoints_pickles",
         "pickles that try to run code, read in every way: refused in one line, nothing is run",
         _from("pickles", "pickles"),
-        tries=160,
+        tries=168,
         short=40,
     ),
     Row(
