@@ -83,7 +83,7 @@ def _config(toolbox: str, own: bool, data: Path, options: dict, seed: int, work_
             cfg[name] = None
     cfg.train_cfg.max_iters = _STEPS
     cfg.train_cfg.val_interval = 10 * _STEPS
-    cfg.default_hooks.visualization = None
+    cfg.default_hooks.pop("visualization")
     cfg.work_dir, cfg.experiment_name, cfg.log_level = str(work_dir), work_dir.name, "CRITICAL"
     cfg.randomness = {"seed": seed}
     return cfg
@@ -157,6 +157,9 @@ def _listed(text: str) -> Callable[[Path], dict]:
 
 
 CASES: dict[str, tuple[str, Callable[[Path], dict | None]]] = {
+    "nothing bad": ("mmdet", lambda data: None),
+    "nothing bad, labelled": ("mmseg", lambda data: None),
+    "nothing bad of a class": ("mmpretrain", lambda data: None),
     "half an image": ("mmdet", _half_image),
     "no image": ("mmdet", _no_image),
     "an empty annotation file": ("mmdet", lambda data: _annotations(data).write_text("") and None),

@@ -118,7 +118,7 @@ ROWS: tuple[Row, ...] = (
         "damaged images and annotations, in trainings by mmdet, mmseg and mmpretrain: the same end as with the "
         "toolbox's own backbone",
         _from("bad_data", "bad_data"),
-        tries=16,
+        tries=19,
         short=3,
     ),
     Row(
