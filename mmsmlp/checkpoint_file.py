@@ -64,9 +64,8 @@ class CheckpointFileError(ValueError):
 def check_checkpoint_file(path: str | Path, label: str | None = None) -> None:
     """Refuse a checkpoint that is damaged, or that asks for more than tensors and plain values.
 
-    The pickle is gone through with inert objects in place of all that it names, so nothing runs. Costs about a second
-    per gigabyte. Files of PyTorch before 1.6 have no checksums: of them, only what is cut off within the pickles is
-    found.
+    The pickle is gone through with inert objects in place of all that it names, so nothing runs. Files of
+    PyTorch before 1.6 have no checksums: of them, only what is cut off within the pickles is found.
 
     Args:
         path (str | Path): The file.

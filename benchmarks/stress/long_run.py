@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import gc
 import importlib
 import os
-import pkgutil
 import random
 import statistics
+import sys
 from collections.abc import Iterator
 from functools import _lru_cache_wrapper
 from pathlib import Path
@@ -64,25 +65,21 @@ def long_run(tries: int, seed: int, folder: Path) -> Outcome:
 
 
 def caches() -> Iterator[tuple[str, _lru_cache_wrapper]]:
-    """Every cache of a function in the package, with its name."""
-    for module in _modules():
-        for name, value in vars(module).items():
-            if isinstance(value, _lru_cache_wrapper) and value.__module__ == module.__name__:
-                yield f"{module.__name__}.{name}", value
-
-
-def _modules() -> Iterator:
-    for info in pkgutil.walk_packages(mmsmlp.__path__, "mmsmlp."):
-        try:
-            yield importlib.import_module(info.name)
-        except ImportError:  # of a toolbox or of timm, where it is not installed
-            continue
+    """Every function of the package with a cache, found in the sources, with its name."""
+    root = Path(mmsmlp.__file__).parent
+    for path in sorted(root.rglob("*.py")):
+        functions = [node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.FunctionDef)]
+        cached = [f.name for f in functions if any("cache" in ast.unparse(d) for d in f.decorator_list)]
+        if cached:
+            module = ".".join(("mmsmlp", *path.relative_to(root).with_suffix("").parts))
+            yield from ((f"{module}.{name}", getattr(importlib.import_module(module), name)) for name in cached)
 
 
 def _held() -> dict[str, int]:
     """What must not become more: files, threads, and what lies in collections of the package's modules."""
     counts = {"file descriptors": len(os.listdir("/proc/self/fd")), "threads": len(os.listdir("/proc/self/task"))}
-    for module in _modules():
+    modules = [module for name, module in sys.modules.items() if name.partition(".")[0] == "mmsmlp"]
+    for module in modules:
         for name, value in vars(module).items():
             if isinstance(value, (dict, list, set)) and not name.startswith("__"):
                 counts[f"{module.__name__}.{name}"] = len(value)

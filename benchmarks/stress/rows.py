@@ -81,7 +81,7 @@ ROWS: tuple[Row, ...] = (
         "pickles that try to run code, read in every way: refused in one line, nothing is run",
         _from("pickles", "pickles"),
         tries=168,
-        short=40,
+        short=24,
     ),
     Row(
         "checkpoints_tools",
