@@ -1,5 +1,9 @@
 """The parts of a block that write over their input: equal in any number of parts, and nobody else's map is touched."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from speed.operations import OperationCounter
@@ -9,6 +13,7 @@ from mmsmlp import SMLPNet
 from mmsmlp.blocks import SMLPBlock
 from mmsmlp.valid_area import attach_valid_sizes
 
+BENCHMARK = Path(__file__).parents[1] / "benchmarks/page_faults.py"
 ARCH = {"embed_dims": 8, "depths": (1, 1, 2, 1)}
 
 
@@ -61,3 +66,10 @@ def test_a_block_takes_one_new_map_of_memory(monkeypatch):
     with OperationCounter() as counter:
         block(x)
     assert [size for size in counter.allocations if size >= x.nbytes] == [x.nbytes]
+
+
+def test_the_benchmark_counts_page_faults_of_both_kinds_of_process():
+    command = [sys.executable, BENCHMARK, "--sizes", "64", "--rounds", "1"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert all(text in result.stdout for text in ("64 x 64", "as it is", "kept"))
