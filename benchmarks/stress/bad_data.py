@@ -42,7 +42,7 @@ def bad_data(tries: int, seed: int, folder: Path) -> Outcome:
         options = _write(toolbox, data, damage)
         for own in (False, True):
             ends[own] = _train(toolbox, own, data, options, seed, folder / f"{number}_{own}")
-        print(f"{toolbox}, {name}: {ends[True]}")
+        print(f"measured: {toolbox}, {name}: {ends[True]}")
         if ends[True].partition(":")[0] != ends[False].partition(":")[0]:
             notes.append(f"{toolbox}, {name}: {ends[True]}; with the toolbox's own backbone: {ends[False]}")
     return Outcome(len(cases), len(notes), notes=tuple(notes))

@@ -31,7 +31,7 @@ def extremes(tries: int, seed: int, folder: Path) -> Outcome:
         if ended.returncode or len(told) != 2:
             notes.append(f"{name}: status {ended.returncode}, {(ended.stderr.strip().splitlines() or [''])[-1][:200]}")
             continue
-        print(f"{name}: {told[0]}, peak {told[1]} MiB")
+        print(f"measured: {name}: {told[0]}, peak {told[1]} MiB")
         if told[0] != "right":
             notes.append(f"{name}: {told[0]}")
         elif int(told[1]) > most:

@@ -15,6 +15,7 @@ from mmsmlp.files import atomic_file
 from stress.rows import ROWS, Outcome, Row
 
 RESULTS = "results.json"
+MEASURED = "measured: "  # how a line begins that a row prints to be kept
 _WORKER = Path(__file__).with_name("worker.py")
 _MOST_NOTES = 20
 
@@ -30,7 +31,8 @@ def run_row(row: Row, tries: int, seed: int, out: Path) -> dict:
 
     Returns:
         dict: ``name``, ``tried``, ``failed``, ``lost``, ``seed``, ``command`` (which does it again), ``seconds``,
-            ``notes``. A process that ends without a result has failed in all tries.
+            ``notes``, and ``measured``, the figures that the row printed. A process that ends without a result has
+            failed in all tries.
     """
     folder = out.absolute() / row.name
     shutil.rmtree(folder, ignore_errors=True)
@@ -48,6 +50,7 @@ def run_row(row: Row, tries: int, seed: int, out: Path) -> dict:
     else:
         reason = f"the process ended with status {ended.returncode} and no result, see {log.name}"
         outcome = asdict(Outcome(tries, failed=tries, notes=(reason,)))
+    lines = Path(log.name).read_text(errors="replace").splitlines()
     if not outcome["failed"] and not outcome["lost"]:
         shutil.rmtree(folder)
         Path(log.name).unlink()
@@ -60,6 +63,7 @@ def run_row(row: Row, tries: int, seed: int, out: Path) -> dict:
         "command": again,
         "seconds": round(seconds, 1),
         "notes": list(outcome["notes"])[:_MOST_NOTES],
+        "measured": [line.removeprefix(MEASURED) for line in lines if line.startswith(MEASURED)],
     }
 
 

@@ -58,7 +58,7 @@ def long_run(tries: int, seed: int, folder: Path) -> Outcome:
     quarter = len(memory) // 4
     second, last = statistics.mean(memory[quarter : 2 * quarter]), statistics.mean(memory[3 * quarter :])
     growth = last / second - 1
-    print(f"memory {second / 2**20:.1f} MiB in the second quarter, {last / 2**20:.1f} MiB in the last: {growth:+.2%}")
+    print(f"measured: {second / 2**20:.1f} MiB in the second quarter, {last / 2**20:.1f} in the last: {growth:+.2%}")
     if tries >= _LEAST_FOR_MEMORY and growth > MOST_GROWTH:
         notes.append(f"memory grew by {growth:.1%} from the second quarter ({second / 2**20:.0f} MiB) to the last")
     return Outcome(tries, len(notes), notes=tuple(notes))
