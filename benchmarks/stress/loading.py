@@ -116,7 +116,7 @@ def fault_of(load: Callable[[], SMLPNet], wanted: Mapping[str, Tensor] | None, n
     except Exception as error:
         return f"a bare {type(error).__name__}: {str(error)[:200]}"
     if wanted is None:
-        return "was taken"
+        return "was taken without a word"
     own = net.state_dict()
     different = [k for k, v in own.items() if k not in wanted or not torch.equal(v, wanted[k].to(v.dtype))]
     return f"loaded with other weights, without a word: {different[:3]}" if different else None

@@ -96,7 +96,7 @@ ROWS: tuple[Row, ...] = (
         "if alone, fused as plain",
         _from("inputs", "fuzz"),
         tries=2000,
-        short=60,
+        short=50,
     ),
     Row(
         "input_errors",
@@ -133,6 +133,6 @@ ROWS: tuple[Row, ...] = (
         "training steps of changing sizes: memory, caches, file descriptors and threads stay",
         _from("long_run", "long_run"),
         tries=2000,
-        short=40,
+        short=20,
     ),
 )
