@@ -70,7 +70,7 @@ ROWS: tuple[Row, ...] = (
     ),
     Row(
         "checkpoints_unfit",
-        "weights of another arch, anchor or dtype, incomplete, NaN, no tensors, in every way: refused in one line, or "
+        "weights of another arch, anchor or dtype, with NaN, or no tensors, in every way: refused in one line, or "
         "loaded to the last value",
         _from("unfit", "unfit"),
         tries=127,
