@@ -32,7 +32,7 @@ setup-env = for python in $(PYTHON) python3 python3.12 python3.11 python3.10; do
 	done; echo "setup: no Python 3 runs here; apt-get install python3 python3-venv python3-dev" >&2; exit 1
 
 .PHONY: help setup test test-all test-browser lint constraints audit demo demo-segmentation demo-classification demos \
-	ablations study bench clean
+	ablations study bench stress clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -90,6 +90,9 @@ study: setup ## the study of positional interpolation (2 hours), resumable: work
 bench: setup ## time sMLPNet beside its peers (half an hour on 2 idle cores): work_dirs/bench, docs/performance.md
 	$(PY) benchmarks/axis_paths.py --method bounded
 	$(PY) benchmarks/speed --docs
+
+stress: setup ## try what may go wrong, thousands of times (half an hour on 2 cores): work_dirs/stress, docs/reliability.md
+	$(PY) benchmarks/stress --docs
 
 constraints: ## regenerate constraints/*.txt from setup.py (UPGRADE=1: take the newest versions)
 	@$(call setup-env,--constraints $(if $(UPGRADE),--upgrade))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
+from mmsmlp.axis_mixing import product_dtype
 from mmsmlp.fused import can_fuse, fused_block
 from mmsmlp.layers import ChannelMLP, DropPath, LocalMixer, SparseMLP
 from mmsmlp.resize import DEFAULT_METHOD
@@ -121,6 +122,30 @@ class PatchConv(nn.Conv2d):
             # As much as any size needs; the stride leaves out what is too much. So it is the same for all sizes.
             x = nn.functional.pad(x, (0, k - 1, 0, k - 1))
         return nn.functional.conv2d(x, self.weight, stride=self.stride)
+
+
+def check_images(x: Tensor, stem: PatchConv) -> None:
+    """Refuse what a network with this stem cannot take.
+
+    Args:
+        x (Tensor): What is meant to be images (N, C_in, H, W).
+        stem (PatchConv): The network's first layer.
+
+    Raises:
+        TypeError: If it is no tensor.
+        ValueError: If its shape or dtype is another.
+    """
+    wanted = f"SMLPNet takes images (N, {stem.in_channels}, H, W) with N, H, W >= 1"
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{wanted} as one tensor, got a {type(x).__name__}")
+    if x.ndim != 4 or x.shape[1] != stem.in_channels or 0 in x.shape:
+        raise ValueError(f"{wanted}, got {tuple(x.shape)}")
+    dtype = getattr(stem.weight, "dtype", x.dtype)  # a method in a quantised layer
+    if not x.is_floating_point() or (x.dtype != dtype and product_dtype(x) == x.dtype):
+        raise ValueError(
+            f"{wanted} of {dtype}, which its weights are, got {x.dtype}: convert the images (normalised, as the "
+            "network was trained), the network (net.to(dtype)), or run under torch.autocast"
+        )
 
 
 def _checkpoint_contexts(module: nn.Module):

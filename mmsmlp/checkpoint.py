@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from pathlib import Path
+from urllib.parse import urlparse
 
 import torch
 from mmengine.logging import print_log
@@ -13,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from mmsmlp.arch import count_blocks, recognise, some
+from mmsmlp.checkpoint_file import CheckpointFileError, check_checkpoint_file, not_finite
 from mmsmlp.files import atomic_file
 from mmsmlp.resize import DEFAULT_METHOD, is_axis_parameter, resize_axis_bias, resize_axis_weight
 
@@ -23,6 +26,10 @@ _FOLDED_NORM = re.compile(r"(?:stages\.\d+\.\d+\.(?:local|sparse_mlp)\.norm|norm
 # Not the batch norms' counters: old checkpoints lack them, and nothing depends on them.
 _BLOCK_PART = re.compile(r"stages\.\d+\..*(?<!num_batches_tracked)$")
 _AXIS_KEY = re.compile(r"((?:.*\.)?)stages\.(\d+)\.\d+\.sparse_mlp\.mix_([hw])\.(weight|bias)")
+
+
+class UnfitWeightsError(RuntimeError):
+    """Weights that a backbone refuses: nothing of them is loaded. One line, with the remedy."""
 
 
 def report_loading(model: nn.Module, state_dict: MutableMapping[str, Tensor], prefix: str) -> None:
@@ -37,30 +44,37 @@ def report_loading(model: nn.Module, state_dict: MutableMapping[str, Tensor], pr
         prefix (str): The backbone's name within the whole model, with a trailing dot, or ''.
 
     Raises:
-        RuntimeError: If the weights are of another arch, which mmengine would load in part with a mere warning; or if
-            no key matches, the usual cause of which is a missing or superfluous ``prefix``; or if norms are folded in
-            the weights and not in the backbone, or the other way round (:func:`mmsmlp.fuse_norms`).
+        UnfitWeightsError: If the weights are of another arch, which mmengine would load in part with a mere warning; if
+            no key matches, the usual cause of which is a missing or superfluous ``prefix``; if norms are folded in the
+            weights and not in the backbone, or the other way round (:func:`mmsmlp.fuse_norms`); or if they are no
+            finite floating-point numbers.
     """
     own = model.state_dict(keep_vars=True)
     below = f" below {_BACKBONE!r}" if not prefix and _strip_backbone(own, state_dict) else ""
     given = {key[len(prefix) :]: value for key, value in state_dict.items() if key.startswith(prefix)}
+    name = type(model).__name__
     common = own.keys() & given.keys()
+    if others := [f"{key} is a {type(given[key]).__name__}" for key in common if not isinstance(given[key], Tensor)]:
+        raise UnfitWeightsError(f"{name}: the given weights are no tensors, so none is loaded: {some(others)}")
     resized = [
         k
         for k in common
         if _is_axis_key(k) and own[k].shape != given[k].shape and is_axis_parameter(given[k], own[k].ndim)
     ]
     matched = [k for k in common if own[k].shape == given[k].shape or k in resized]
-    name = type(model).__name__
     _refuse_other_norms(name, own, given)
     _refuse_another_arch(name, own, given, sorted(common.difference(matched)))
     if not matched:
-        raise RuntimeError(
+        raise UnfitWeightsError(
             f"{name}: none of the {len(given)} given keys fits, so nothing would be loaded. Given: {some(given)}; "
             f"wanted: {some(own)}. Is the prefix right (init_cfg=dict(type='Pretrained', checkpoint=..., "
             "prefix='backbone.') for a backbone inside a larger model), and the arch?"
         )
+    real = [key for key in matched if own[key].is_floating_point()]
+    _refuse_useless_values(name, {key: own[key] for key in real}, given)
     parts = [f"{len(matched)} of {len(own)} keys matched{below}"]
+    if kinds := {str(given[key].dtype)[6:] for key in real if given[key].dtype != own[key].dtype}:
+        parts.append(f"stored as {', '.join(sorted(kinds))}")
     if resized:
         axes = sorted({(len(given[k]), len(own[k])) for k in resized}, reverse=True)
         parts.append(f"{len(resized)} axis weights and biases resized ({', '.join(f'{a} -> {b}' for a, b in axes)})")
@@ -112,28 +126,30 @@ def reanchor(
 
 
 def read_checkpoint(name: str | Path) -> dict:
-    """Read a checkpoint as mmengine does, onto the CPU.
-
-    Weights only where that is possible, else everything: training puts objects of many kinds into a checkpoint. So
-    this is for checkpoints of one's own, or of people one trusts.
+    """Read a checkpoint as mmengine does, onto the CPU, after :func:`mmsmlp.checkpoint_file.check_checkpoint_file`.
 
     Args:
-        name (str | Path): A file, or an address that mmengine knows, ``spach://…`` for example.
+        name (str | Path): A file, an address (http://…, https://…; downloaded once, to where PyTorch keeps them), or
+            what else mmengine knows, ``spach://…`` for example. mmengine's own schemes, such as ``openmmlab://…``, are
+            read by mmengine alone, unchecked.
 
     Returns:
         dict: Its content, with a ``state_dict``; a file with nothing but tensors is taken for one.
 
     Raises:
-        ValueError: In one line, if it cannot be read, or holds no state dict.
+        ValueError: In one line, if it cannot be read, asks to run something, or holds no state dict, or one with
+            values that are not finite.
         OSError: If it is not there.
     """
+    source = _downloaded(str(name)) if str(name).startswith(("http://", "https://")) else str(name)
+    check_local_file(source)
     try:
-        content = CheckpointLoader.load_checkpoint(str(name), map_location="cpu", logger="silent")
+        content = CheckpointLoader.load_checkpoint(source, map_location="cpu", logger="silent")
     except (OSError, ValueError):
         raise
     except Exception as error:  # of many types, by where the file is broken
         reason = str(error).partition("\n")[0] or type(error).__name__
-        raise ValueError(f"{name}: damaged, or no checkpoint ({reason})") from None
+        raise CheckpointFileError(f"{name}: damaged, or no checkpoint ({reason})") from None
     if isinstance(content, dict) and content and all(isinstance(value, Tensor) for value in content.values()):
         content = {"state_dict": content}  # what torch.save(model.state_dict()) writes
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), Mapping):
@@ -141,7 +157,23 @@ def read_checkpoint(name: str | Path) -> dict:
         raise ValueError(
             f"{name}: no checkpoint of mmengine, no state_dict but {found} (official files are read as spach://PATH)"
         )
+    if broken := not_finite(content["state_dict"]):
+        raise CheckpointFileError(f"{name}: {_diverged(broken, content['state_dict'])}")
     return content
+
+
+def check_local_file(checkpoint: str) -> None:
+    """Check what is about to be loaded as a checkpoint, if it is a file and not an address.
+
+    Args:
+        checkpoint (str): As mmengine takes it.
+
+    Raises:
+        CheckpointFileError: If the file is damaged, or asks to run something.
+    """
+    path = Path(checkpoint).expanduser()
+    if "://" not in checkpoint and path.is_file():
+        check_checkpoint_file(path)
 
 
 def write_checkpoint(checkpoint: Mapping, path: str | Path, overwrite: bool = False) -> None:
@@ -174,7 +206,7 @@ def refuse_resumed_moments(optimizer: torch.optim.Optimizer, *_) -> None:
         optimizer (torch.optim.Optimizer): The optimiser about to step.
 
     Raises:
-        RuntimeError: Before the first step, naming both grids and the remedy.
+        UnfitWeightsError: Before the first step, naming both grids and the remedy.
     """
     for group in optimizer.param_groups:
         for parameter in group["params"]:
@@ -185,7 +217,7 @@ def refuse_resumed_moments(optimizer: torch.optim.Optimizer, *_) -> None:
             del parameter.resized_from
             moments = [v for v in optimizer.state.get(parameter, {}).values() if isinstance(v, Tensor) and v.ndim]
             if any(moment.shape != parameter.shape for moment in moments):
-                raise RuntimeError(
+                raise UnfitWeightsError(
                     f"cannot resume on another anchor grid: the checkpoint's optimizer state belongs to axis weights "
                     f"of {before} positions, this model's have {len(parameter)} (img_size of the backbone). To go on "
                     "from its weights, start a new run with load_from=CHECKPOINT instead of resume."
@@ -212,13 +244,13 @@ def _refuse_other_norms(name: str, own: Mapping[str, Tensor], given: Mapping[str
     # Judged by keys: the mark in the metadata is lost wherever a state dict is copied as a plain dict.
     wanted, found = has_folded_norms(own), has_folded_norms(given)
     if found and not wanted:
-        raise RuntimeError(
+        raise UnfitWeightsError(
             f"{name}: the given weights have folded norms (mmsmlp.fuse_norms), this backbone has norms, so none is "
             "loaded: set fused_norms=True (--cfg-options model.backbone.fused_norms=True), or take the checkpoint "
             "they were made from"
         )
     if wanted and not found and own.keys() & given.keys():
-        raise RuntimeError(
+        raise UnfitWeightsError(
             f"{name}: this backbone has folded norms (fused_norms=True), the given weights have norms, so none is "
             "loaded: leave out fused_norms and call mmsmlp.fuse_norms(model) after loading, or fold the checkpoint by "
             "tools/fuse.py"
@@ -247,11 +279,37 @@ def _refuse_another_arch(
         if lone and not depths:
             faults.append(f"{verb} {some(lone)}")
     if faults:
-        raise RuntimeError(
+        raise UnfitWeightsError(
             f"{name}: the given weights do not fit, so none is loaded: {', '.join(faults)}. Given: "
             f"{recognise(given) or 'an unknown arch'}; this backbone: {recognise(own)}. Set its arguments, or take "
             "others"
         )
+
+
+def _refuse_useless_values(name: str, own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
+    """Refuse what ``copy_`` would take without a word: integers, and what is not finite in the backbone's dtype."""
+    if others := [f"{key} is {given[key].dtype}" for key in own if not given[key].is_floating_point()]:
+        raise UnfitWeightsError(
+            f"{name}: the given weights are no floating-point numbers, so none is loaded: {some(others)}. Quantised "
+            "weights have to be turned back first"
+        )
+    if broken := [key for key in own if not_finite({key: given[key].to(own[key].dtype)})]:
+        raise UnfitWeightsError(f"{name}: {_diverged(broken, own)}, so none is loaded")
+
+
+def _diverged(broken: Sequence[str], weights: Mapping[str, Tensor]) -> str:
+    return (
+        f"{len(broken)} of {len(weights)} tensors hold NaN or infinity ({some(broken)}): the training that wrote them "
+        "diverged, or they overflow"
+    )
+
+
+def _downloaded(address: str) -> str:
+    path = Path(torch.hub.get_dir(), "checkpoints", Path(urlparse(address).path).name)
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(address, str(path), progress=sys.stderr.isatty())
+    return str(path)
 
 
 def _stage(key: str) -> int:

@@ -79,8 +79,8 @@ def create_model(
         pretrained (bool | str | Path | None): False or None: new weights. True: the official ImageNet weights, which
             exist for small and base. Otherwise where to read: ``spach://smlp_b``, ``spach:///path/to/official.pth``, an
             address or file that mmengine reads, or a file with a state dict; of a classifier, of any model with an
-            sMLPNet as its ``backbone``, or of the backbone alone. Files other than official ones may run code: trust
-            their source.
+            sMLPNet as its ``backbone``, or of the backbone alone. Damaged files, and files that ask to run code, are
+            refused (:func:`mmsmlp.checkpoint.read_checkpoint`).
         features_only (bool): Whether to return the backbone, without a classifier. Defaults to False.
         num_classes (int, optional): Classes; 0 gives the pooled features. Defaults to those of the weights, else 1000.
             With another number than theirs the classifier starts anew.

@@ -11,6 +11,8 @@ from mmengine.config import Config
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner, find_latest_checkpoint
 
+from mmsmlp.checkpoint import check_local_file
+
 LAUNCHERS = ("none", "pytorch", "slurm", "mpi")
 # The copy of the config in a work directory. Not the config's own name: mim looks for that name in the whole checkout.
 COPY = "config.py"
@@ -67,7 +69,8 @@ def set_training(cfg: Config, resume: str | None, amp: bool, auto_scale_lr: bool
 
     Raises:
         FileNotFoundError: If the checkpoint does not exist.
-        ValueError: If there is no GPU for ``amp``, or no base batch size for ``auto_scale_lr``.
+        ValueError: If there is no GPU for ``amp``, no base batch size for ``auto_scale_lr``, or the checkpoint to go on
+            or to start from (``load_from``) is damaged or asks to run something.
     """
     if amp:
         if not torch.cuda.is_available():
@@ -84,6 +87,9 @@ def set_training(cfg: Config, resume: str | None, amp: bool, auto_scale_lr: bool
     if resume:
         cfg.resume = True
         cfg.load_from = None if resume == "auto" else find_checkpoint(resume)
+    latest = find_latest_checkpoint(cfg.work_dir) if cfg.get("resume") and not cfg.get("load_from") else None
+    if start := latest or cfg.get("load_from"):
+        check_local_file(str(start))
 
 
 def build_runner(cfg: Config) -> Runner:
@@ -101,7 +107,7 @@ def build_runner(cfg: Config) -> Runner:
 
 
 def find_checkpoint(checkpoint: str | Path) -> str:
-    """The file that a user means by a checkpoint.
+    """The file that a user means by a checkpoint; it has to be whole, and to ask for nothing to run.
 
     Args:
         checkpoint (str | Path): A file, an address such as https://…, or a work directory whose latest one is taken.
@@ -111,6 +117,7 @@ def find_checkpoint(checkpoint: str | Path) -> str:
 
     Raises:
         FileNotFoundError: If there is none.
+        ValueError: If the file is damaged, or asks to run something. Addresses are not looked at.
     """
     if "://" in str(checkpoint):
         return str(checkpoint)
@@ -122,6 +129,7 @@ def find_checkpoint(checkpoint: str | Path) -> str:
         path = Path(latest)
     if not path.is_file():
         raise FileNotFoundError(f"the checkpoint {path} does not exist")
+    check_local_file(str(path))
     return str(path.absolute())
 
 

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 import mmsmlp.spach_files  # noqa: F401  (makes 'spach://' known to mmengine, so that a config suffices)
-from mmsmlp.blocks import PatchConv, SMLPBlock, Stage
-from mmsmlp.checkpoint import FUSED_MARK, report_loading
+from mmsmlp.blocks import PatchConv, SMLPBlock, Stage, check_images
+from mmsmlp.checkpoint import FUSED_MARK, UnfitWeightsError, check_local_file, report_loading
 from mmsmlp.folding import fold_backbone
 from mmsmlp.layers import build_norm, check_fusion
 from mmsmlp.registry import MODELS
@@ -158,11 +158,11 @@ class SMLPNet(BaseModule):
                 the strides of ``self.strides`` (4, 8, 16, 32), contiguous in memory.
 
         Raises:
-            ValueError: If ``x`` is not four-dimensional, has other channels or an empty axis.
+            TypeError: If ``x`` is no tensor.
+            ValueError: If ``x`` is not four-dimensional, has other channels, an empty axis or another dtype than the
+                weights (without autocast).
         """
-        in_channels = self.downsample_layers[0].in_channels
-        if x.ndim != 4 or x.shape[1] != in_channels or 0 in x.shape[2:]:
-            raise ValueError(f"SMLPNet takes images (N, {in_channels}, H, W) with H, W >= 1, got {tuple(x.shape)}")
+        check_images(x, self.downsample_layers[0])
         sizes = attached_valid_sizes(x)
         height, width = x.shape[2:]
         if sizes is not None:
@@ -203,6 +203,21 @@ class SMLPNet(BaseModule):
                 if isinstance(module, _BatchNorm):
                     module.eval()
         return self
+
+    def init_weights(self) -> None:
+        """Initialise as ``init_cfg`` says; the file of 'Pretrained' has to be whole, and to ask for nothing to run.
+
+        Raises:
+            CheckpointFileError: If that file is damaged, or asks to run something.
+            UnfitWeightsError: If its weights do not fit.
+        """
+        for cfg in [self.init_cfg] if isinstance(self.init_cfg, dict) else self.init_cfg or ():
+            if cfg.get("type") == "Pretrained":
+                check_local_file(str(cfg.get("checkpoint")))
+        try:
+            super().init_weights()
+        except AssertionError as error:  # mmengine's, of a prefix that no key has
+            raise UnfitWeightsError(f"{type(self).__name__}: init_cfg {self.init_cfg}: {error}") from error
 
     def get_layer_depth(self, param_name: str, prefix: str = "") -> tuple[int, int]:
         """Tell how deep a parameter lies, for layer-wise learning-rate decay; in the dialect of mmpretrain's backbones.

@@ -22,6 +22,7 @@ from mmengine.runner import CheckpointLoader
 from torch import Tensor
 
 from mmsmlp.arch import Arch, some
+from mmsmlp.checkpoint_file import CheckpointFileError, check_whole, not_finite
 from mmsmlp.files import atomic_file
 from mmsmlp.spach import check_spach, convert_spach
 
@@ -50,7 +51,7 @@ def load_from_spach(filename: str, map_location=None) -> dict:
             or a dict where it has none), ``anchor`` (height and width in pixels) and the file's ``sha256``.
 
     Raises:
-        ValueError: If the name is unknown, or the file is not an official one.
+        ValueError: If the name is unknown, or (``CheckpointFileError``) the file is not an official one.
         OSError: If the file is not there, or cannot be downloaded.
     """
     target = filename.removeprefix(SCHEME)
@@ -68,7 +69,7 @@ def load_from_spach(filename: str, map_location=None) -> dict:
     try:
         state_dict, arch = read_official(path, arch=RELEASED.get(target), map_location=map_location)
     except ValueError as error:
-        raise ValueError(f"{error}. {remedy}") from None
+        raise CheckpointFileError(f"{error}. {remedy}") from None
     meta = {
         "source": filename if target in RELEASED else f"{SCHEME}{path.resolve()}",
         "arch": arch.name or arch.settings,
@@ -94,10 +95,12 @@ def read_official(
         tuple[dict[str, Tensor], Arch]: The state dict under the official names, and the model recognised from it.
 
     Raises:
-        ValueError: In one line, if the file is damaged, holds more than tensors and plain values, or another model.
+        ValueError: In one line, if the file is damaged, holds more than tensors and plain values, another model, or
+            values that are not finite.
         OSError: If it cannot be opened.
     """
     label = label or str(path)
+    check_whole(path, label)
     # Exactly this class, which runs nothing; older versions of PyTorch cannot be told.
     allowed = getattr(torch.serialization, "safe_globals", lambda classes: nullcontext())
     with open(path, "rb") as file, allowed([argparse.Namespace]):
@@ -113,6 +116,8 @@ def read_official(
         own = " (a checkpoint of mmengine: load it without spach://)" if "state_dict" in found else ""
         raise ValueError(f"{label}: not an official file: no tensors under the key 'model', but {found}{own}")
     recognised = check_spach(state_dict, label)
+    if broken := not_finite(state_dict):
+        raise ValueError(f"{label}: {len(broken)} of {len(state_dict)} tensors hold NaN or infinity ({some(broken)})")
     if arch and recognised.name != arch:
         raise ValueError(f"{label}: holds an sMLPNet {recognised}, not the {arch} one")
     return dict(state_dict), recognised

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mmsmlp.checkpoint_file import check_whole
 from mmsmlp.smlpnet import SMLPNet
 from mmsmlp.spach import check_spach, convert_spach
 from mmsmlp.spach_files import RELEASE_URL, released_file
@@ -276,6 +277,7 @@ def _with_released_file(variant: str, kwargs: dict[str, Any]) -> dict[str, Any]:
         return kwargs
     name = cfg.url.removeprefix(f"{RELEASE_URL}/").removesuffix(".pth")
     file = released_file(name, kwargs.get("cache_dir"))
+    check_whole(file)  # PyTorch does not
     return {**kwargs, "pretrained_cfg_overlay": {**overlay, "file": str(file)}}
 
 

@@ -274,7 +274,7 @@ def test_the_tool_can_replace_its_own_input(tmp_path, reanchor_tool):
         ({"model": {}}, 96, r"a\.pth: no checkpoint of mmengine, no state_dict but model .*spach://PATH"),
         ({"state_dict": {"w": torch.zeros(1)}}, 96, "no axis weights of an SMLPNet among w"),
         ({"state_dict": mini().state_dict()}, 0, "img_size must be a positive int"),
-        (b"PK", 96, r"a\.pth: damaged, or no checkpoint \("),
+        (b"PK", 96, r"a\.pth: damaged or cut off"),
         (None, 96, r"a\.pth can not be found"),
     ],
     ids=["official", "another model", "size", "damaged", "missing"],

@@ -99,7 +99,7 @@ def test_resuming_takes_the_latest_checkpoint_or_a_given_one(tmp_path):
     cfg = load()
     set_training(cfg, "auto", amp=False, auto_scale_lr=False)
     assert (cfg.resume, cfg.load_from) == (True, None)
-    (tmp_path / "iter_2.pth").touch()
+    torch.save({}, tmp_path / "iter_2.pth")
     set_training(cfg, str(tmp_path / "iter_2.pth"), amp=False, auto_scale_lr=False)
     assert cfg.load_from == str(tmp_path / "iter_2.pth")
     with pytest.raises(FileNotFoundError, match="the checkpoint none.pth does not exist"):
@@ -110,7 +110,7 @@ def test_a_checkpoint_may_be_an_address_or_a_work_directory(tmp_path):
     assert find_checkpoint("https://host/a.pth") == "https://host/a.pth"
     with pytest.raises(FileNotFoundError, match="holds no checkpoint: train first"):
         find_checkpoint(tmp_path)
-    (tmp_path / "iter_2.pth").touch()
+    torch.save({}, tmp_path / "iter_2.pth")
     (tmp_path / "last_checkpoint").write_text(str(tmp_path / "iter_2.pth"))
     assert find_checkpoint(tmp_path) == str(tmp_path / "iter_2.pth")
 

@@ -475,9 +475,9 @@ def test_a_wrong_argument_is_named_with_the_good_ones(kwargs, message):
         SMLPNet(**{"arch": MINI, **kwargs})
 
 
-@pytest.mark.parametrize("shape", [(3, 64, 64), (1, 4, 64, 64), (1, 3, 0, 64), (1, 3, 64, 64, 1)])
+@pytest.mark.parametrize("shape", [(3, 64, 64), (1, 4, 64, 64), (1, 3, 0, 64), (0, 3, 64, 64), (1, 3, 64, 64, 1)])
 def test_a_wrong_input_is_named_with_what_was_expected(shape):
-    with pytest.raises(ValueError, match=r"takes images \(N, 3, H, W\) with H, W >= 1, got"):
+    with pytest.raises(ValueError, match=r"takes images \(N, 3, H, W\) with N, H, W >= 1, got"):
         mini()(torch.zeros(shape))
 
 

@@ -138,7 +138,7 @@ def test_a_missing_checkpoint_is_named(config, tmp_path, given, message):
 
 def test_a_damaged_checkpoint_is_named_before_anything_is_written(config, tmp_path):
     (tmp_path / "bad.pth").write_bytes(b"junk")
-    with pytest.raises(ValueError, match=r"bad.pth: damaged, or no checkpoint"):
+    with pytest.raises(ValueError, match=r"bad.pth: damaged or cut off"):
         Sweep(config, tmp_path / "bad.pth", tmp_path / "out", zooms=[1])
     assert not (tmp_path / "out").exists()
 

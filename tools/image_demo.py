@@ -8,6 +8,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from mmsmlp.checkpoint import UnfitWeightsError
 from mmsmlp.inference import draw_prediction
 
 
@@ -23,7 +24,7 @@ def main() -> None:
     out = args.out or Path("work_dirs/image_demo", Path(args.photo).stem + ".png")
     try:
         print(f"drew {draw_prediction(args.photo, args.config, args.checkpoint, out, args.device, args.score)}")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, UnfitWeightsError) as error:
         sys.exit(f"image_demo: {error}")
 
 

@@ -18,7 +18,7 @@ from mmsmlp.resize import DEFAULT_METHOD, METHODS
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", help="an mmengine checkpoint that you trust, or spach://…")
+    parser.add_argument("checkpoint", help="an mmengine checkpoint, or spach://…")
     parser.add_argument("out", help="the file to write: state_dict and meta")
     parser.add_argument("--img-size", type=int, nargs=2, required=True, metavar=("H", "W"), help="in pixels")
     parser.add_argument("--interpolation", choices=METHODS, default=DEFAULT_METHOD, help="default: %(default)s")

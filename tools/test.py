@@ -9,6 +9,8 @@ import sys
 
 from mmengine.config import DictAction
 
+from mmsmlp.checkpoint import UnfitWeightsError
+from mmsmlp.checkpoint_file import CheckpointFileError
 from mmsmlp.running import LAUNCHERS, build_runner, find_checkpoint, load_config
 from mmsmlp.testing import augment_test, draw_test, dump_test
 
@@ -43,6 +45,8 @@ def main() -> None:
         runner.test()
     except FileNotFoundError as error:
         sys.exit(f"test: {error}: make or download the data first, or name its place by --cfg-options")
+    except (CheckpointFileError, UnfitWeightsError) as error:
+        sys.exit(f"test: {error}")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ import sys
 
 from mmengine.config import DictAction
 
+from mmsmlp.checkpoint import UnfitWeightsError
+from mmsmlp.checkpoint_file import CheckpointFileError
 from mmsmlp.running import LAUNCHERS, build_runner, load_config, set_training
 
 
@@ -42,6 +44,8 @@ def main() -> None:
         runner.train()
     except FileNotFoundError as error:
         sys.exit(f"train: {error}: make or download the data first, or name its place by --cfg-options")
+    except (CheckpointFileError, UnfitWeightsError) as error:
+        sys.exit(f"train: {error}")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 
@@ -43,4 +44,95 @@ class Row:
     short: int
 
 
-ROWS: tuple[Row, ...] = ()
+def _from(module: str, function: str) -> Callable[[int, int, Path], Outcome]:
+    """A function of a module beside this one, imported when it is called: some need a toolbox."""
+
+    def run(tries: int, seed: int, folder: Path) -> Outcome:
+        return getattr(import_module(f"stress.{module}"), function)(tries, seed, folder)
+
+    return run
+
+
+ROWS: tuple[Row, ...] = (
+    Row(
+        "checkpoints_truncated",
+        "checkpoints cut off at a random byte, read in every way: refused in one line",
+        _from("checkpoints", "truncated"),
+        tries=50,
+        short=6,
+    ),
+    Row(
+        "checkpoints_flipped",
+        "checkpoints with a random bit flipped, read in every way: refused in one line, or the flip is in no weight",
+        _from("checkpoints", "flipped"),
+        tries=50,
+        short=6,
+    ),
+    Row(
+        "checkpoints_unfit",
+        "weights of another arch, anchor or dtype, with NaN, or no tensors, in every way: refused in one line, or "
+        "loaded to the last value",
+        _from("unfit", "unfit"),
+        tries=127,
+        short=31,
+    ),
+    Row(
+        "checkpoints_pickles",
+        "pickles that try to run code, read in every way: refused in one line, nothing is run",
+        _from("pickles", "pickles"),
+        tries=168,
+        short=24,
+    ),
+    Row(
+        "checkpoints_tools",
+        "the tools with such checkpoints, as processes: one line each, no traceback, nothing run, nothing written",
+        _from("tools", "tools"),
+        tries=30,
+        short=2,
+    ),
+    Row(
+        "input_fuzzing",
+        "random sizes, batches, dtypes, strides, valid areas and interpolations: right shapes, finite, each image as "
+        "if alone, fused as plain",
+        _from("inputs", "fuzz"),
+        tries=2000,
+        short=50,
+    ),
+    Row(
+        "input_errors",
+        "wrong ranks, channels, dtypes, types and empty tensors: an error that names what is expected",
+        _from("inputs", "refuse"),
+        tries=20,
+        short=20,
+    ),
+    Row(
+        "extreme_shapes",
+        "1 x 1, 1 x 4096, 4096 x 1 and 4096 x 4096 (bf16) through sMLPNet-T, each in its own process: right, and "
+        "within the memory stated",
+        _from("extremes", "extremes"),
+        tries=4,
+        short=3,
+    ),
+    Row(
+        "bad_data",
+        "damaged images and annotations, in trainings by mmdet, mmseg and mmpretrain: the same end as with the "
+        "toolbox's own backbone",
+        _from("bad_data", "bad_data"),
+        tries=19,
+        short=3,
+    ),
+    Row(
+        "gradients",
+        "gradients against float64, after freed memory was filled with 1e30: blocks and networks, all layouts",
+        _from("gradients", "gradients"),
+        tries=96,
+        short=24,
+    ),
+    Row(
+        "long_run",
+        "training steps of changing sizes: memory, caches, file descriptors and threads stay",
+        _from("long_run", "long_run"),
+        tries=2000,
+        short=20,
+    ),
+)
