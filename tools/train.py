@@ -37,11 +37,12 @@ def main() -> None:
         set_training(cfg, args.resume, args.amp, args.auto_scale_lr)
     except (OSError, ValueError) as error:
         sys.exit(f"train: {error}")
-    runner = build_runner(cfg)
     try:
-        runner.train()
+        build_runner(cfg).train()
     except FileNotFoundError as error:
         sys.exit(f"train: {error}: make or download the data first, or name its place by --cfg-options")
+    except OSError as error:  # a disk that is full or read-only
+        sys.exit(f"train: {error}")
 
 
 if __name__ == "__main__":

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.stress.rows import Outcome
-from benchmarks.stress.trainings import differences, resumed_at, train, validations, write_config
+from stress.rows import Outcome
+from stress.trainings import differences, resumed_at, train, validations, write_config
 
 INTERVAL = 3
 KILLS = 5  # of one training

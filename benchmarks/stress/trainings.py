@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -18,7 +19,7 @@ CLOCK = ("time", "data_time", "memory", "eta", "iter_tic")
 
 SHORT = """
 _base_ = [{demo!r}]
-custom_imports = dict(imports=['benchmarks.stress.killing'], allow_failed_imports=False)
+custom_imports = dict(imports=['stress.hooks'], allow_failed_imports=False)
 custom_hooks = [dict(type='KillHook'), dict(type='EMAHook', momentum=0.1)]
 crop = (96, 96)
 train_pipeline = _base_.train_pipeline
@@ -39,7 +40,7 @@ default_hooks = dict(
 def write_config(
     path: Path, data: Path, iterations: int, interval: int, keep: int = 1, workers: int = 0, extra: str = ""
 ) -> Path:
-    """Write the config of a short training with a moving average, a checkpoint before each validation, and the best one.
+    """Write the config of a short training: a moving average, a checkpoint before each validation, the best one.
 
     Args:
         path (Path): The config to write.
@@ -68,7 +69,9 @@ def train(
     kill: str | None = None,
     mim: bool = False,
     threads: int = 1,
+    processes: int = 1,
     timeout: int = 900,
+    preparation: Callable[[], None] | None = None,
 ) -> subprocess.CompletedProcess:
     """Train in a process of its own.
 
@@ -76,22 +79,27 @@ def train(
         config (Path): The config.
         work_dir (Path): Where to.
         *options (str): Such as ``--resume``.
-        kill (str, optional): The moment at which the process kills itself, as :mod:`.killing` says.
+        kill (str, optional): The moment at which the process kills itself, as :mod:`stress.hooks` says.
         mim (bool): Whether by ``mim train``, else by tools/train.py. Defaults to False.
         threads (int): PyTorch's. Defaults to 1.
+        processes (int): How many train together. Defaults to 1.
         timeout (int): Seconds after which it counts as hanging. Defaults to 900.
+        preparation (Callable, optional): What the process calls first.
 
     Returns:
         subprocess.CompletedProcess: Its end, both outputs in ``stdout``.
     """
-    variables = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(threads), "MMSMLP_KILL": kill or ""}
+    variables = {
+        **os.environ,
+        "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'benchmarks'}",
+        "OMP_NUM_THREADS": str(threads),
+        "MMSMLP_KILL": kill or "",
+    }
     if not kill:
         variables.pop("MMSMLP_KILL")
     command = [str(ROOT / "tools/train.py"), str(config)]
     if mim:
-        import mmdet
-
-        package = "mmdetection" if Path(mmdet.__file__).with_name(".mim").exists() and _onedl() else "mmdet"
+        package = "mmdetection" if _onedl() else "mmdet"
         command = ["-m", "mim", "train", package, str(config), "--gpus", "0"]
     return subprocess.run(
         [sys.executable, *command, "--work-dir", str(work_dir), *options],
@@ -102,6 +110,7 @@ def train(
         text=True,
         check=False,
         timeout=timeout,
+        preexec_fn=preparation,
     )
 
 

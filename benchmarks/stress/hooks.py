@@ -1,6 +1,7 @@
-"""A hook that kills its own training at a chosen moment; the stress runs' configs load it, nothing else does.
+"""Hooks that only the stress runs' trainings have: one kills its process at a chosen moment, one compares processes.
 
-The moment is in the environment variable MMSMLP_KILL, as KIND:ITERATION:FRACTION, the kind one of ``KINDS``.
+The moment is in the environment variable MMSMLP_KILL, as KIND:ITERATION:FRACTION, the kind one of ``KINDS``. In a
+training of several processes the last one is meant.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ import os
 import signal
 from pathlib import Path
 
+import torch
+from mmengine.dist import all_gather, get_rank, get_world_size
 from mmengine.fileio import LocalBackend
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
@@ -23,6 +26,7 @@ KINDS = {
     "validation": "in the middle of the validation",
     "validated": "after the validation's last image, before its results are logged",
     "iteration": "before the step",
+    "hang": "before the step, but the process only stops",
 }
 
 
@@ -39,7 +43,8 @@ class KillHook(Hook):
 
     def __init__(self) -> None:
         kind, iteration, fraction = os.environ.get("MMSMLP_KILL", "none:0:0").split(":")
-        self.kind, self.iteration, self.fraction = kind, int(iteration), float(fraction)
+        last = get_rank() == get_world_size() - 1
+        self.kind, self.iteration, self.fraction = kind if last else "none", int(iteration), float(fraction)
 
     def before_run(self, runner) -> None:
         """Reach into the writing of files."""
@@ -52,6 +57,8 @@ class KillHook(Hook):
         """Kill before a step."""
         if self.kind == "iteration" and runner.iter == self.iteration:
             die()
+        if self.kind == "hang" and runner.iter == self.iteration:
+            os.kill(os.getpid(), signal.SIGSTOP)
 
     def before_val_iter(self, runner, *args, **kwargs) -> None:
         """Kill in a validation."""
@@ -88,3 +95,28 @@ class KillHook(Hook):
             die()
 
         checkpoint_hook.write_pointer = write
+
+
+@HOOKS.register_module()
+class ProcessesAgreeHook(Hook):
+    """Ends the training with an error if its processes' parameters are not equal, or have seen images of one size only.
+
+    It is for trainings whose images differ in size from process to process.
+    """
+
+    def __init__(self) -> None:
+        self.sizes: list[torch.Tensor] = []
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
+        """Note the sizes of a batch's first image."""
+        sizes = torch.tensor(data_batch["inputs"][0].shape[-2:])
+        self.sizes.append(torch.stack(all_gather(sizes)))
+
+    def after_train(self, runner) -> None:
+        """Compare."""
+        if all((step == step[0]).all() for step in self.sizes):
+            raise RuntimeError("the processes' images had equal sizes in every step")
+        for name, value in runner.model.named_parameters():
+            first, *others = all_gather(value.detach().contiguous())
+            if not all(torch.equal(first, other) for other in others):
+                raise RuntimeError(f"{name} is not the same in all processes")
