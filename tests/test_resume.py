@@ -2,7 +2,10 @@
 own is in test_interrupted.py."""
 
 import itertools
+import multiprocessing
 import random
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +18,10 @@ from mmengine.runner import Runner
 from torch import nn
 
 from mmsmlp.checkpoint_hook import is_whole
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+
+from stress.hooks import KillHook
 
 SAMPLES, BATCH = 10, 2
 NAMES = itertools.count()  # runners of one name share their history
@@ -145,6 +152,39 @@ def test_an_interrupted_training_ends_bitwise_as_another(tmp_path, options, befo
     resumed, second = train(tmp_path / "stopped", resume=True, **options)
     assert torch.equal(resumed, weights)
     assert dict(first) | dict(second) == dict(validated)
+
+
+# Where `kill -9` strikes -> the iteration of the checkpoint that is whole then, and named.
+MOMENTS = {
+    "write:4:0.5": 0,
+    "write:8:0": 4,
+    "write:8:0.5": 4,
+    "write:20:0.999": 16,
+    "renamed:8:0": 4,
+    "named:8:0": 8,
+    "best:4:0.5": 4,
+    "validation:8:0": 8,
+    "validated:20:0": 20,
+    "iteration:11:0": 8,
+}
+
+
+@pytest.mark.parametrize(("moment", "whole"), MOMENTS.items(), ids=MOMENTS)
+def test_a_killed_training_ends_bitwise_as_another(tmp_path, monkeypatch, moment, whole):
+    weights, validated = train(tmp_path / "whole")
+    monkeypatch.setenv("MMSMLP_KILL", moment)
+    options = {"kwargs": {"stop": KillHook()}, "args": (tmp_path / "killed",)}
+    process = multiprocessing.get_context("fork").Process(target=train, **options)
+    process.start()
+    process.join(60)
+    assert process.exitcode == -9
+    pointer = tmp_path / "killed/last_checkpoint"
+    assert whole == 0 or pointer.read_text().endswith(f"/iter_{whole}.pth")
+    resumed, second = train(tmp_path / "killed", resume=True)
+    assert torch.equal(resumed, weights)
+    assert second == [(iteration, mean) for iteration, mean in validated if iteration >= max(whole, 1)]
+    names = [sorted(path.name for path in (tmp_path / run).glob("*.pth")) for run in ("whole", "killed")]
+    assert names[0] == names[1]
 
 
 @pytest.mark.parametrize("by_epoch", [False, True], ids=["iterations", "epochs"])
