@@ -23,6 +23,7 @@ from mmsmlp.files import atomic_file, durable_replace
 from mmsmlp.registry import HOOKS
 
 _POINTER = "last_checkpoint"
+_SUPERSEDED = "superseded_best"  # in the message hub: best checkpoints that are to be deleted after the next writing
 
 
 class CheckpointError(OSError):
@@ -66,7 +67,7 @@ class CheckpointHook(_CheckpointHook):
         Raises:
             CheckpointError: If the run is to go on from a certain file, and it is not whole.
         """
-        named = runner._load_from
+        named = runner._resume if isinstance(runner._resume, str) else runner._load_from
         if not runner._resume or "://" in str(named or self.out_dir or runner.work_dir):
             return
         if named is not None and Path(named).is_file() and not is_whole(named):
@@ -83,8 +84,11 @@ class CheckpointHook(_CheckpointHook):
         super().before_train(runner)
         self._local = isinstance(self.file_backend, LocalBackend)
         if self._local and is_main_process():
-            for partial in Path(self.out_dir).glob(".*.partial"):
-                _remove(partial)
+            info = runner.message_hub.runtime_info
+            superseded = [path for path in info.get(_SUPERSEDED, []) if path not in self._best()]
+            unfinished = [*Path(self.out_dir).glob(".*.partial"), *Path(runner.work_dir).glob(f".{_POINTER}.*")]
+            for path in [*unfinished, *superseded]:
+                _remove(Path(path))
 
     def _mend_pointer(self, runner: Runner) -> None:
         """Make ``last_checkpoint`` name a whole checkpoint, or nothing."""
@@ -104,14 +108,14 @@ class CheckpointHook(_CheckpointHook):
         whole = next((path for path in files if is_whole(path)), None)
         if not files and not pointer.exists():
             return  # a new work directory
-        found = f"last_checkpoint names {named or 'nothing'}, which is not whole" if pointer.exists() else "no pointer"
+        found = f"names {named or 'nothing'}, which is not whole" if pointer.exists() else "is missing"
         if whole is None:
             pointer.unlink(missing_ok=True)
             then = "training starts from the beginning"
         else:
             write_pointer(pointer, str(whole))
             then = f"resuming from the newest whole checkpoint, {whole}"
-        print_log(f"{found}; {then}", logger="current", level=logging.WARNING)
+        print_log(f"last_checkpoint {found}; {then}", logger="current", level=logging.WARNING)
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
         """As mmengine's, with the deletions after the writing."""
@@ -128,6 +132,8 @@ class CheckpointHook(_CheckpointHook):
             # The checkpoint lists what is still to be deleted: a run that goes on from it does that first.
             runner.message_hub.update_info("keep_ckpt_ids", kept)
             self.keep_ckpt_ids = deque(kept, self.max_keep_ckpts)
+        if isinstance(self.file_backend, LateDeletions):
+            runner.message_hub.update_info(_SUPERSEDED, list(self.file_backend.condemned))
         options = {"save_optimizer": self.save_optimizer, "save_param_scheduler": self.save_param_scheduler}
         options.update(meta=meta, by_epoch=self.by_epoch, backend_args=self.backend_args, **self.args)
         WholeSaves(runner).save_checkpoint(self.out_dir, name, self.file_client_args, **options)
@@ -147,10 +153,14 @@ class CheckpointHook(_CheckpointHook):
             condemned = self.file_backend.condemned
         finally:
             self.file_backend = backend
-        best = {getattr(self, "best_ckpt_path", None), *getattr(self, "best_ckpt_path_dict", {}).values()}
         for path in condemned:
-            if path not in best:  # validated again after an interruption, the file has the old one's name
+            if path not in self._best():  # validated again after an interruption, the file has the old one's name
                 _remove(Path(path))
+        runner.message_hub.update_info(_SUPERSEDED, [])
+
+    def _best(self) -> set:
+        """The paths of the best checkpoints."""
+        return {getattr(self, "best_ckpt_path", None), *getattr(self, "best_ckpt_path_dict", {}).values()}
 
 
 class LateDeletions(LocalBackend):
