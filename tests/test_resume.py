@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.dataset import DefaultSampler, InfiniteSampler
-from mmengine.evaluator import BaseMetric
+from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
@@ -83,7 +83,7 @@ class Stop(Hook):
             raise KeyboardInterrupt
 
     def after_val_epoch(self, runner, metrics):
-        self.validated.append((runner.iter, metrics["mean"]))
+        self.validated.append((runner.iter, metrics["all/mean"]))
 
 
 def runner(work_dir, *, by_epoch=False, workers=0, sampler=None, interval=4, resume=False, stop=None, **options):
@@ -102,7 +102,7 @@ def runner(work_dir, *, by_epoch=False, workers=0, sampler=None, interval=4, res
         }
 
     checkpoint = {"type": "mmsmlp.CheckpointHook", "interval": interval, "by_epoch": False, "max_keep_ckpts": 1}
-    checkpoint |= {"save_best": "mean", "rule": "less", **options}
+    checkpoint |= {"save_best": "all/mean", "rule": "less", **options}
     hooks = {"resume": {"type": "mmsmlp.ResumeHook"}, "checkpoint": checkpoint}
     return Runner(
         model=Model(),
@@ -111,7 +111,7 @@ def runner(work_dir, *, by_epoch=False, workers=0, sampler=None, interval=4, res
         val_dataloader=loader(DefaultSampler, False),
         train_cfg=cfg,
         val_cfg={},
-        val_evaluator=Mean(),
+        val_evaluator=Evaluator(Mean(prefix="all")),
         optim_wrapper={"optimizer": {"type": "AdamW", "lr": 0.01}},
         param_scheduler={"type": "PolyLR", "by_epoch": False, "begin": 0, "end": 20},
         default_hooks=hooks,
