@@ -7,8 +7,7 @@ What is different:
   is larger than the anchor, channels are mixed on the anchor's fewer positions.
 - Less is kept for the backward pass: the inputs of norms, of the convolution and of the axes, and the channel MLP's
   hidden layer before its activation. Norms and activations are computed again.
-- Without gradients, norms with running statistics are folded into the convolution and an affine map, and activations
-  are computed in place or inside of the products before them.
+- Without gradients there is :mod:`mmsmlp.in_place`.
 - Products go through :mod:`mmsmlp.products`.
 
 docs/performance.md has what each brings.
@@ -16,8 +15,7 @@ docs/performance.md has what each brings.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from functools import partial
 
 import torch
@@ -26,18 +24,18 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmsmlp.axis_mixing import add_product, choose_path, is_traced, lines_of, product_dtype, two_tap_factors
+from mmsmlp import in_place
+from mmsmlp.axis_mixing import add_product, is_traced, lines_of, product_dtype
+from mmsmlp.in_place import axis_of, scale_and_shift, thirds
 from mmsmlp.layers import AxisLinear, DropPath
 from mmsmlp.products import linear, weight_gradient
-from mmsmlp.resize import resize_axis_bias, resize_axis_weight
-from mmsmlp.taps import Taps, add_combined, combine
+from mmsmlp.taps import add_combined, combine
 from mmsmlp.valid_area import Sizes, on_each_image
 
 # Where it was measured. Operations counted on the meta device are those of a CPU.
 DEVICES = ("cpu", "meta")
 DTYPES = (torch.float32, torch.float64)
 
-_CHUNK_VALUES = 2**22  # 16 MiB in float32
 _LAYERS = (nn.Conv2d, nn.Linear, nn.LayerNorm, nn.GELU, AxisLinear, DropPath)
 
 gelu_ = torch.ops.aten.gelu_
@@ -86,22 +84,9 @@ def fused_block(block: nn.Module, x: Tensor, sizes: Sizes | None = None) -> Tens
 
 def _local(local: nn.Module, norm: _BatchNorm, x: Tensor, sizes: Sizes | None) -> Tensor:
     """The local mixer, and the norm and activation of the sparse MLP, which follow it."""
-    conv = local.conv
     if _needs_grad(x, local, norm) or _uses_batch_statistics(local.norm) or _uses_batch_statistics(norm):
-        return _norm_gelu(norm, on_each_image(conv, _norm_gelu(local.norm, x), sizes))
-    scale, shift = _affine(local.norm)
-    x = x.permute(0, 2, 3, 1)  # (N, C, H, W) -> (N, H, W, C), a view
-    activated = torch.empty_like(x)
-    for tokens, result in zip(_chunks(x, x.shape[-1]), _chunks(activated, x.shape[-1])):
-        gelu_(torch.addcmul(shift, tokens, scale, out=result))
-    x = activated.permute(0, 3, 1, 2)
-    scale, shift = _affine(norm)
-    weight = conv.weight * scale[:, None, None, None]
-
-    def folded(maps: Tensor) -> Tensor:
-        return F.conv2d(maps, weight, shift, padding=conv.padding, groups=conv.groups)
-
-    return gelu_(on_each_image(folded, x, sizes))
+        return _norm_gelu(norm, on_each_image(local.conv, _norm_gelu(local.norm, x), sizes))
+    return on_each_image(partial(in_place.local, local, norm), x, sizes)
 
 
 def _norm_gelu(norm: _BatchNorm, x: Tensor) -> Tensor:
@@ -139,9 +124,9 @@ class _NormGELU(torch.autograd.Function):
     def backward(ctx, grad):
         x, weight, bias, running_mean, running_var, mean, inverse_std = ctx.saved_tensors
         if ctx.batch:
-            scale, shift = _scale_and_shift(weight, bias, mean, inverse_std)
+            scale, shift = scale_and_shift(weight, bias, mean, inverse_std)
         else:
-            scale, shift = _scale_and_shift(weight, bias, running_mean, (running_var + ctx.eps).rsqrt())
+            scale, shift = scale_and_shift(weight, bias, running_mean, (running_var + ctx.eps).rsqrt())
         normed = torch.addcmul(shift, x.permute(0, 2, 3, 1), scale).permute(0, 3, 1, 2)
         grad = torch.ops.aten.gelu_backward(grad, normed)
         grads = torch.ops.aten.native_batch_norm_backward(
@@ -150,33 +135,16 @@ class _NormGELU(torch.autograd.Function):
         return *grads, None, None, None, None, None
 
 
-@dataclass(frozen=True)
-class _Axis:
-    """What a map is mixed with along an axis: ``write (weight (read x) + bias)``, without taps on its own positions."""
-
-    dim: int
-    read: Taps | None = None
-    write: Taps | None = None
-
-
-def _axis(layer: nn.Module, size: int, channels: int) -> tuple[_Axis, Tensor, Tensor]:
-    """An axis layer's way to a number of positions, with its weight and bias there."""
-    weight, bias, method = layer.weight, layer.bias, layer.interpolation
-    if choose_path(layer.length, size, method, weight.device.type, channels=channels) == "two_tap":
-        weight, read, write = two_tap_factors(weight, size, method)
-        return _Axis(layer.dim, read, write), weight, bias
-    return _Axis(layer.dim), resize_axis_weight(weight, size, method), resize_axis_bias(bias, size, method)
-
-
 def _mix_and_fuse(sparse: nn.Module, x: Tensor, residual: Tensor | None = None) -> Tensor:
     """The branches of a sparse MLP and their fusion, on (N, C, H, W) after norm and activation; plus a residual."""
+    needs_grad = _needs_grad(x, sparse) or (residual is not None and _needs_grad(residual))
     x = x.permute(0, 2, 3, 1)
     residual = None if residual is None else residual.permute(0, 2, 3, 1)
     _, height, width, channels = x.shape
-    w_axis, w_weight, w_bias = _axis(sparse.mix_w, width, channels)
-    h_axis, h_weight, h_bias = _axis(sparse.mix_h, height, channels)
-    fused = _MixAndFuse.apply(x, residual, sparse.fuse.weight, w_weight, w_bias, h_weight, h_bias, w_axis, h_axis)
-    return fused.permute(0, 3, 1, 2)
+    w_axis, w_weight, w_bias = axis_of(sparse.mix_w, width, channels)
+    h_axis, h_weight, h_bias = axis_of(sparse.mix_h, height, channels)
+    mix = _MixAndFuse.apply if needs_grad else in_place.mix_and_fuse
+    return mix(x, residual, sparse.fuse.weight, w_weight, w_bias, h_weight, h_bias, w_axis, h_axis).permute(0, 3, 1, 2)
 
 
 class _MixAndFuse(torch.autograd.Function):
@@ -186,9 +154,9 @@ class _MixAndFuse(torch.autograd.Function):
     def forward(ctx, x, residual, fuse, w_weight, w_bias, h_weight, h_bias, w_axis, h_axis):
         ctx.save_for_backward(x, fuse, w_weight, w_bias, h_weight, h_bias)
         ctx.axes, ctx.residual = (w_axis, h_axis), residual is not None
-        identity, *thirds = _thirds(fuse)
+        identity, *of_branches = thirds(fuse)
         out = linear(x, identity)
-        for axis, third, weight, bias in zip(ctx.axes, thirds, (w_weight, h_weight), (w_bias, h_bias)):
+        for axis, third, weight, bias in zip(ctx.axes, of_branches, (w_weight, h_weight), (w_bias, h_bias)):
             read = x if axis.read is None else combine(x, axis.dim, axis.read)
             fused = linear(read, third)
             # The bias of a position is the same in all channels; fusing weighs each by the sum of a channel's weights.
@@ -199,7 +167,7 @@ class _MixAndFuse(torch.autograd.Function):
             else:
                 mixed = torch.empty_like(fused).copy_(offset if axis.dim == 2 else offset[:, None])
                 add_product(mixed, weight, fused, axis.dim)
-                add_combined(out, mixed, axis.dim, axis.write, _CHUNK_VALUES)
+                add_combined(out, mixed, axis.dim, axis.write)
         return out if residual is None else out.add_(residual)
 
     @staticmethod
@@ -207,10 +175,10 @@ class _MixAndFuse(torch.autograd.Function):
     def backward(ctx, grad):
         x, fuse, w_weight, w_bias, h_weight, h_bias = ctx.saved_tensors
         grad = grad.contiguous()
-        identity, *thirds = _thirds(fuse)
+        identity, *of_branches = thirds(fuse)
         grad_x = linear(grad, identity.t())
         grad_fuse, of_axes = [weight_gradient(grad, x)], []
-        for axis, third, weight, bias in zip(ctx.axes, thirds, (w_weight, h_weight), (w_bias, h_bias)):
+        for axis, third, weight, bias in zip(ctx.axes, of_branches, (w_weight, h_weight), (w_bias, h_bias)):
             dim = axis.dim
             read = x if axis.read is None else combine(x, dim, axis.read)
             grad_mixed = grad if axis.write is None else combine(grad, dim, axis.write.transpose)
@@ -224,7 +192,7 @@ class _MixAndFuse(torch.autograd.Function):
                 add_product(grad_x, weight.t(), grad_mixed, dim)
             else:
                 grad_read = add_product(mixed.zero_(), weight.t(), grad_mixed, dim)
-                add_combined(grad_x, grad_read, dim, axis.read.transpose, _CHUNK_VALUES)
+                add_combined(grad_x, grad_read, dim, axis.read.transpose)
         return grad_x, grad if ctx.residual else None, torch.cat(grad_fuse, 1), *of_axes, None, None
 
 
@@ -236,21 +204,8 @@ def _channel_mlp(mlp: nn.Module, x: Tensor, residual: bool) -> Tensor:
         parameters = (norm.weight, norm.bias, fc1.weight, fc1.bias, fc2.weight, fc2.bias)
         x = _ChannelMLP.apply(x, *parameters, norm.eps, residual)
     else:
-        out = x if residual else torch.zeros_like(x)  # nobody else has the sum that the sparse MLP has just made
-        for tokens, result in zip(_chunks(x, fc1.out_features), _chunks(out, fc1.out_features)):
-            hidden = linear(norm(tokens), fc1.weight, fc1.bias, gelu=True)
-            result.add_(linear(hidden, fc2.weight, fc2.bias))
-        x = out
+        x = in_place.channel_mlp(mlp, x, residual)
     return x.permute(0, 3, 1, 2)
-
-
-def _chunks(x: Tensor, values: int) -> Sequence[Tensor]:
-    """Views of the tokens of (N, H, W, C), so many at a time that a cache has room for ``values`` of each.
-
-    The intermediate values of all tokens of a large map would go to memory and back, into pages that are new each time.
-    """
-    tokens = x.view(-1, x.shape[-1])
-    return tokens.chunk(max(1, -(-tokens.shape[0] * values // _CHUNK_VALUES)))
 
 
 class _ChannelMLP(torch.autograd.Function):
@@ -283,21 +238,6 @@ class _ChannelMLP(torch.autograd.Function):
         of_norm = grad_norm_weight, grad_norm_bias
         of_layers = grad_weight1, grad_hidden.sum((0, 1, 2)), grad_weight2, grad.sum((0, 1, 2))
         return grad_x, *of_norm, *of_layers, None, None
-
-
-def _affine(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
-    """Scale and shift (C,) of a norm with running statistics."""
-    return _scale_and_shift(norm.weight, norm.bias, norm.running_mean, (norm.running_var + norm.eps).rsqrt())
-
-
-def _scale_and_shift(weight: Tensor, bias: Tensor, mean: Tensor, inverse_std: Tensor) -> tuple[Tensor, Tensor]:
-    scale = weight * inverse_std
-    return scale, bias - mean * scale
-
-
-def _thirds(fuse: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The weights (C, C) of the identity, W and H branches in that of their fusion, (C, 3C)."""
-    return tuple(third.contiguous() for third in fuse.chunk(3, dim=1))
 
 
 def _uses_batch_statistics(norm: _BatchNorm) -> bool:

@@ -11,6 +11,10 @@ from torch import Tensor
 
 from mmsmlp.resize import CACHED_MATRICES
 
+# How many values of a large map to compute at a time, about: so many that a cache has room for them, and few enough for
+# the allocator to keep their memory. 16 MiB in float32.
+CHUNK_VALUES = 2**22
+
 
 @dataclass(frozen=True)
 class Taps:
@@ -56,7 +60,7 @@ def combine(x: Tensor, dim: int, taps: Taps) -> Tensor:
     return _Combine.apply(x, dim, taps)
 
 
-def add_combined(out: Tensor, x: Tensor, dim: int, taps: Taps, values: int) -> None:
+def add_combined(out: Tensor, x: Tensor, dim: int, taps: Taps) -> None:
     """Add :func:`combine` of a map to another one in place, some lines or rows at a time; without gradients.
 
     Args:
@@ -64,10 +68,9 @@ def add_combined(out: Tensor, x: Tensor, dim: int, taps: Taps, values: int) -> N
         x (Tensor): Map (N, H, W, C), contiguous, with the columns of the matrix along ``dim``.
         dim (int): 1 (H) or 2 (W).
         taps (Taps): The matrix.
-        values (int): How many values of ``out`` to compute at a time, about: so many that a cache has room for them.
     """
     _, h, w, c = out.shape
-    count = max(1, values // (w * c))  # rows of the map
+    count = max(1, CHUNK_VALUES // (w * c))  # rows of the map
     if dim == 2:  # each of them is a line of its own
         lines = (m.view(1, -1, *m.shape[2:]).split(count, dim=1) for m in (out, x))
         for part, source in zip(*lines):

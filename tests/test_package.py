@@ -65,11 +65,13 @@ def test_the_public_names():
 
 # A module imports only from those before it.
 GROUPS = [
-    ["resize", "taps", "axis_mixing", "products", "registry", "files", "seeding"],
-    ["valid_area", "arch", "spach", "spach_files", "layers", "fused", "blocks", "checkpoint", "smlpnet", "sharding"],
+    ["resize", "taps", "axis_mixing", "products", "registry", "files"],
+    ["valid_area", "arch", "spach", "spach_files", "layers", "in_place", "fused", "blocks"],
+    ["checkpoint", "smlpnet", "sharding"],
     ["models", "timm"],
     ["preprocessors.detection", "preprocessors.segmentation", "necks"],
-    ["anchors", "optim", "flops", "checkpoint_hook", "resume"],
+    ["anchors", "optim", "flops"],
+    ["seeding", "checkpoint_hook", "resume"],
     ["coco", "filesets", "coins", "photos.photographs", "photos.patches", "photos.formats"],
     ["running", "testing", "inference"],
     ["scenes", "tasks", "sweep", "plots"],

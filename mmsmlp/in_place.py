@@ -1,0 +1,190 @@
+"""The parts of sMLPNet's block without gradients, in the memory of one map.
+
+Used by :mod:`mmsmlp.fused` where nothing is kept for a backward pass. Norms with running statistics are folded into the
+convolution and an affine map. A part works on some lines of the map at a time, which a cache holds, and writes its
+result over its input wherever that is its own; so each block of layers takes one new map of memory. That is what counts
+on large images: the memory allocator returns maps of tens of megabytes to the system when they are freed, and each page
+of a new one costs a fault when it is first written (docs/performance.md has the figures).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import repeat
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from mmsmlp.axis_mixing import add_product, choose_path, two_tap_factors
+from mmsmlp.products import linear
+from mmsmlp.resize import resize_axis_bias, resize_axis_weight
+from mmsmlp.taps import CHUNK_VALUES, Taps, add_combined, combine
+
+gelu = torch.ops.aten.gelu
+gelu_ = torch.ops.aten.gelu_
+
+
+@dataclass(frozen=True)
+class Axis:
+    """What a map is mixed with along an axis: ``write (weight (read x) + bias)``, without taps on its own positions.
+
+    Attributes:
+        dim (int): 1 (H) or 2 (W) of (N, H, W, C).
+        read (Taps | None): From the map's positions to the anchor's.
+        write (Taps | None): From the anchor's positions to the map's.
+    """
+
+    dim: int
+    read: Taps | None = None
+    write: Taps | None = None
+
+
+def axis_of(layer: nn.Module, size: int, channels: int) -> tuple[Axis, Tensor, Tensor]:
+    """An axis layer's way to a number of positions.
+
+    Args:
+        layer (AxisLinear): The layer.
+        size (int): Number of positions of the map.
+        channels (int): Number of channels that are fused along the way.
+
+    Returns:
+        tuple[Axis, Tensor, Tensor]: The way, and weight (k, k) and bias (k,) on the anchor's or map's positions.
+    """
+    weight, bias, method = layer.weight, layer.bias, layer.interpolation
+    if choose_path(layer.length, size, method, weight.device.type, channels=channels) == "two_tap":
+        weight, read, write = two_tap_factors(weight, size, method)
+        return Axis(layer.dim, read, write), weight, bias
+    return Axis(layer.dim), resize_axis_weight(weight, size, method), resize_axis_bias(bias, size, method)
+
+
+def local(mixer: nn.Module, norm: _BatchNorm, x: Tensor) -> Tensor:
+    """The local mixer, and the norm and activation of the sparse MLP, which follow it.
+
+    Args:
+        mixer (LocalMixer): Norm, activation and depth-wise convolution.
+        norm (_BatchNorm): The norm that follows. Both norms have running statistics.
+        x (Tensor): (N, C, H, W), channels-last memory; left as it is.
+
+    Returns:
+        Tensor: (N, C, H, W), channels-last memory, new.
+    """
+    conv = mixer.conv
+    scale, shift = _affine(mixer.norm)
+    scale_after, bias = _affine(norm)
+    weight = conv.weight * scale_after[:, None, None, None]
+
+    def convolved(lines: Tensor) -> Tensor:
+        activated = gelu_(torch.addcmul(shift, lines, scale)).permute(0, 3, 1, 2)
+        return F.conv2d(activated, weight, bias, padding=conv.padding, groups=conv.groups)
+
+    x = x.permute(0, 2, 3, 1)  # (N, C, H, W) -> (N, H, W, C), a view
+    if x.numel() <= CHUNK_VALUES:
+        return gelu_(convolved(x))
+    result = torch.empty_like(x)
+    for images, lines, wider in _strips(x, conv.padding[0]):
+        first = lines.start - wider.start
+        strip = convolved(x[images, wider])[:, :, first : first + lines.stop - lines.start]
+        gelu.out(strip.permute(0, 2, 3, 1), out=result[images, lines])
+    return result.permute(0, 3, 1, 2)
+
+
+def _strips(x: Tensor, halo: int) -> Iterator[tuple[slice, slice, slice]]:
+    """Images, lines, and those lines with the neighbours that a convolution sees, for parts of (N, H, W, C)."""
+    n, h, w, c = x.shape
+    images = max(1, CHUNK_VALUES // (h * w * c))
+    count = min(h, max(2 * halo, CHUNK_VALUES // (w * c), 1))
+    for image in range(0, n, images):
+        for start in range(0, h, count):
+            stop = min(start + count, h)
+            yield slice(image, image + images), slice(start, stop), slice(max(start - halo, 0), min(stop + halo, h))
+
+
+def mix_and_fuse(
+    x: Tensor,
+    residual: Tensor | None,
+    fuse: Tensor,
+    w_weight: Tensor,
+    w_bias: Tensor,
+    h_weight: Tensor,
+    h_bias: Tensor,
+    w_axis: Axis,
+    h_axis: Axis,
+) -> Tensor:
+    """The branches of a sparse MLP and their fusion.
+
+    Args:
+        x (Tensor): (N, H, W, C), contiguous, after norm and activation; overwritten.
+        residual (Tensor | None): What to add, of the same shape.
+        fuse (Tensor): Weight of the fusion (C, 3C).
+        w_weight (Tensor): Weight along W, see :func:`axis_of`.
+        w_bias (Tensor): Bias along W.
+        h_weight (Tensor): Weight along H.
+        h_bias (Tensor): Bias along H.
+        w_axis (Axis): The way along W.
+        h_axis (Axis): The way along H.
+
+    Returns:
+        Tensor: ``x``, which now holds the result.
+    """
+    identity, *of_axes = thirds(fuse)
+    mixed = []
+    for axis, third, weight, bias in zip((w_axis, h_axis), of_axes, (w_weight, h_weight), (w_bias, h_bias)):
+        fused = linear(x if axis.read is None else combine(x, axis.dim, axis.read), third)
+        # The bias of a position is the same in all channels; fusing weighs each by the sum of a channel's weights.
+        offset = bias[:, None] * third.sum(1)
+        mixed.append((axis, weight, fused, offset if axis.dim == 2 else offset[:, None]))
+    for tokens, more in zip(_chunks(x), repeat(0) if residual is None else _chunks(residual)):
+        torch.add(linear(tokens, identity), more, out=tokens)
+    for axis, weight, fused, offset in mixed:
+        if axis.write is None:
+            add_product(x, weight, fused, axis.dim)
+            x.add_(offset)
+        else:
+            on_anchor = torch.empty_like(fused).copy_(offset)
+            add_product(on_anchor, weight, fused, axis.dim)
+            add_combined(x, on_anchor, axis.dim, axis.write)
+    return x
+
+
+def channel_mlp(mlp: nn.Module, x: Tensor, residual: bool) -> Tensor:
+    """The channel MLP.
+
+    Args:
+        mlp (ChannelMLP): Norm, linear, activation, linear.
+        x (Tensor): (N, H, W, C), contiguous; overwritten if ``residual``, since it is the sum of the layers before.
+        residual (bool): Whether to add ``x``.
+
+    Returns:
+        Tensor: The same shape.
+    """
+    norm, fc1, fc2 = mlp.norm, mlp.fc1, mlp.fc2
+    out = x if residual else torch.zeros_like(x)
+    for tokens, result in zip(_chunks(x, fc1.out_features), _chunks(out, fc1.out_features)):
+        hidden = linear(norm(tokens), fc1.weight, fc1.bias, gelu=True)
+        result.add_(linear(hidden, fc2.weight, fc2.bias))
+    return out
+
+
+def _chunks(x: Tensor, values: int | None = None) -> Sequence[Tensor]:
+    """Views of the tokens of (N, H, W, C), so many at a time that a cache has room for ``values`` of each."""
+    tokens = x.view(-1, x.shape[-1])
+    return tokens.chunk(max(1, -(-tokens.shape[0] * (values or x.shape[-1]) // CHUNK_VALUES)))
+
+
+def _affine(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
+    """Scale and shift (C,) of a norm with running statistics."""
+    return scale_and_shift(norm.weight, norm.bias, norm.running_mean, (norm.running_var + norm.eps).rsqrt())
+
+
+def scale_and_shift(weight: Tensor, bias: Tensor, mean: Tensor, inverse_std: Tensor) -> tuple[Tensor, Tensor]:
+    """Scale and shift (C,) of a norm with these parameters and statistics (C,)."""
+    scale = weight * inverse_std
+    return scale, bias - mean * scale
+
+
+def thirds(fuse: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The weights (C, C) of the identity, W and H branches in that of their fusion, (C, 3C)."""
+    return tuple(third.contiguous() for third in fuse.chunk(3, dim=1))
