@@ -97,6 +97,7 @@ def runner(work_dir, *, by_epoch=False, workers=0, sampler=None, interval=4, res
             "batch_size": BATCH,
             "num_workers": workers,
             "persistent_workers": workers > 0,
+            "collate_fn": {"type": "default_collate"},
             "dataset": Noisy(),
             "sampler": {"type": kind, "shuffle": shuffle},
         }

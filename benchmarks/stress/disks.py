@@ -67,7 +67,7 @@ class Disk:
 
 
 @contextlib.contextmanager
-def disk(folder: Path, size: int = 64 * MEGABYTE) -> Iterator[Disk]:
+def disk(folder: Path, size: int = 160 * MEGABYTE) -> Iterator[Disk]:
     """A disk in memory, mounted on a folder as long as the block runs; the folder itself where that is not allowed.
 
     Args:
