@@ -141,11 +141,11 @@ LOOPS = {
     "iterations": {},
     "iterations, a sampler of epochs": {"sampler": DefaultSampler},
     "epochs": {"by_epoch": True},
-    "worker processes": {"workers": 2},
 }
+WORKERS = pytest.param({"workers": 2}, id="worker processes", marks=pytest.mark.slow)
 
 
-@pytest.mark.parametrize("options", LOOPS.values(), ids=LOOPS)
+@pytest.mark.parametrize("options", [*(pytest.param(LOOPS[name], id=name) for name in LOOPS), WORKERS])
 @pytest.mark.parametrize("before", [2, 7, 18])
 def test_an_interrupted_training_ends_bitwise_as_another(tmp_path, options, before):
     weights, validated = train(tmp_path / "whole", **options)
