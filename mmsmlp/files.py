@@ -55,6 +55,34 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
     new = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}{path.suffix}")
     try:
         yield new
-        os.replace(new, path)
+        durable_replace(new, path)
     finally:
         new.unlink(missing_ok=True)
+
+
+def durable_replace(new: str | Path, path: str | Path) -> None:
+    """Rename a file or folder to its place, after its contents have reached the disk.
+
+    Args:
+        new: what was written, beside ``path``.
+        path: its place. A file there is replaced at once, a folder removed first.
+
+    Raises:
+        OSError: it cannot be flushed or renamed.
+    """
+    new, path = Path(new), Path(path)
+    for file in [new, *new.rglob("*")] if new.is_dir() else [new]:
+        _flush(file)
+    if path.is_dir():
+        shutil.rmtree(path)
+    os.replace(new, path)
+    with contextlib.suppress(OSError):  # some network file systems flush no folders; the file is in its place
+        _flush(path.parent)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

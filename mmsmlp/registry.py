@@ -5,6 +5,7 @@
 toolbox gets imported on the way.
 """
 
+from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS
 from mmengine.registry import Registry
@@ -14,6 +15,12 @@ MODELS = Registry(
     parent=MMENGINE_MODELS,
     scope="mmsmlp",
     locations=["mmsmlp.smlpnet", "mmsmlp.preprocessors", "mmsmlp.necks"],
+)
+HOOKS = Registry(
+    "hook",
+    parent=MMENGINE_HOOKS,
+    scope="mmsmlp",
+    locations=["mmsmlp.checkpoint_hook", "mmsmlp.resume"],
 )
 OPTIM_WRAPPER_CONSTRUCTORS = Registry(
     "optimizer wrapper constructor",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -102,7 +103,9 @@ def build_runner(cfg: Config) -> Runner:
         Runner: Ready for ``train()`` or ``test()``.
     """
     if cfg.launcher == "pytorch" and not torch.cuda.is_available() and not dist.is_initialized():
-        dist.init_process_group("gloo")  # mmengine's own start sets a GPU
+        timeout = cfg.get("env_cfg", {}).get("dist_cfg", {}).get("timeout")  # in seconds, as mmengine reads it
+        limits = {} if timeout is None else {"timeout": timedelta(seconds=timeout)}
+        dist.init_process_group("gloo", **limits)  # mmengine's own start sets a GPU
     return RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
 
 

@@ -24,6 +24,12 @@ def test_a_config_builds_its_model_around_the_backbone(path):
     assert isinstance(MODELS.build(cfg.model).backbone, SMLPNet)
 
 
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_a_config_resumes_where_it_was_interrupted(path):
+    hooks = Config.fromfile(path).default_hooks
+    assert (hooks.checkpoint.type, hooks.resume.type) == ("mmsmlp.CheckpointHook", "mmsmlp.ResumeHook")
+
+
 @pytest.mark.parametrize(
     ("arch", "parameters", "gmacs"),
     [("tiny", 24_123_584, 4.989), ("small", 48_558_136, 10.312), ("base", 65_880_408, 13.987)],

@@ -72,6 +72,7 @@ GROUPS = [
     ["models", "timm"],
     ["preprocessors.detection", "preprocessors.segmentation", "necks"],
     ["anchors", "optim", "flops"],
+    ["seeding", "checkpoint_hook", "resume"],
     ["coco", "coco_check", "filesets", "coins", "photos.photographs", "photos.patches", "photos.formats"],
     ["running", "testing", "inference", "uploads", "predictor", "web_demo"],
     ["scenes", "tasks", "sweep", "drawing", "plots"],

@@ -39,12 +39,11 @@ def main() -> None:
         set_training(cfg, args.resume, args.amp, args.auto_scale_lr)
     except (OSError, ValueError) as error:
         sys.exit(f"train: {error}")
-    runner = build_runner(cfg)
     try:
-        runner.train()
+        build_runner(cfg).train()
     except FileNotFoundError as error:
         sys.exit(f"train: {error}: make or download the data first, or name its place by --cfg-options")
-    except (CheckpointFileError, UnfitWeightsError) as error:
+    except (CheckpointFileError, UnfitWeightsError, OSError) as error:  # a bad checkpoint; a full or read-only disk
         sys.exit(f"train: {error}")
 
 

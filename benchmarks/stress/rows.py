@@ -135,4 +135,35 @@ ROWS: tuple[Row, ...] = (
         tries=2000,
         short=20,
     ),
+    Row(
+        "interrupted_training",
+        "`mim train` of the demo killed with SIGKILL, in a checkpoint write, in a validation, elsewhere, and resumed: "
+        "from the right whole checkpoint, to the bits of a training that nobody killed",
+        _from("interrupted", "run"),
+        tries=20,
+        short=2,
+    ),
+    Row(
+        "full_disk",
+        "checkpoint, data sets, ONNX file, picture and weights written to a full and to a read-only disk: one clear "
+        "line, the old file whole",
+        _from("full_disk", "run"),
+        tries=12,
+        short=4,
+    ),
+    Row(
+        "distributed_faults",
+        "of two processes one is killed or hangs: an error within the timeout, then resumed to the same bits; images "
+        "of unequal sizes: the processes agree",
+        _from("distributed", "run"),
+        tries=3,
+        short=0,
+    ),
+    Row(
+        "determinism",
+        "the same training twice, with 1 and 2 threads and with worker processes: the same bits",
+        _from("determinism", "run"),
+        tries=3,
+        short=1,
+    ),
 )

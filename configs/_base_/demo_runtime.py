@@ -17,8 +17,9 @@ default_hooks = dict(
     timer=dict(type="IterTimerHook"),
     logger=dict(type="LoggerHook", interval=10, log_metric_by_epoch=False),
     param_scheduler=dict(type="ParamSchedulerHook"),
-    checkpoint=dict(type="CheckpointHook", by_epoch=False, max_keep_ckpts=1),
+    checkpoint=dict(type="mmsmlp.CheckpointHook", by_epoch=False, max_keep_ckpts=1),
     sampler_seed=dict(type="DistSamplerSeedHook"),
+    resume=dict(type="mmsmlp.ResumeHook"),
 )
 log_processor = dict(type="LogProcessor", by_epoch=False, window_size=10)
 env_cfg = dict(

@@ -13,7 +13,7 @@ mim train mmpretrain configs/classification/smlpnet-tiny_8xb128_in1k.py --gpus 8
 _base_ = [
     "mmpretrain::_base_/datasets/imagenet_bs64_swin_224.py",
     "mmpretrain::_base_/schedules/imagenet_bs1024_adamw_swin.py",
-    "mmpretrain::_base_/default_runtime.py",
+    "../_base_/classification_runtime.py",
 ]
 
 model = dict(

@@ -32,3 +32,4 @@ param_scheduler = [
     dict(type="LinearLR", start_factor=0.001, by_epoch=False, begin=0, end=1000),
     dict(type="MultiStepLR", by_epoch=True, begin=0, end=12, milestones=[8, 11], gamma=0.1),
 ]
+default_hooks = dict(checkpoint=dict(type="mmsmlp.CheckpointHook"), resume=dict(type="mmsmlp.ResumeHook"))

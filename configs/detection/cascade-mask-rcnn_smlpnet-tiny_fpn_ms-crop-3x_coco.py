@@ -10,6 +10,6 @@ _base_ = [
     "../_base_/models/cascade-mask-rcnn_smlpnet_fpn.py",
     "../_base_/datasets/coco_instance_ms-crop.py",
     "../_base_/schedules/coco_3x_adamw.py",
-    "mmdet::_base_/default_runtime.py",
+    "../_base_/detection_runtime.py",
 ]
 model = dict(backbone=dict(drop_path_rate=0.2))

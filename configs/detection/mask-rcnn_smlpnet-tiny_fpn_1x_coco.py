@@ -11,5 +11,5 @@ _base_ = [
     "../_base_/models/mask-rcnn_smlpnet_fpn.py",
     "mmdet::_base_/datasets/coco_instance.py",
     "../_base_/schedules/coco_1x_adamw.py",
-    "mmdet::_base_/default_runtime.py",
+    "../_base_/detection_runtime.py",
 ]

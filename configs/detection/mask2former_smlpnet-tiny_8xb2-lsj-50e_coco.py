@@ -27,3 +27,4 @@ model = dict(
 norm = dict(lr_mult=0.1, decay_mult=0.0)
 norms = {"local.norm": norm, "sparse_mlp.norm": norm, "channel_mlp.norm": norm, "backbone.norm": norm}
 optim_wrapper = dict(paramwise_cfg=dict(custom_keys=norms))
+default_hooks = dict(checkpoint=dict(type="mmsmlp.CheckpointHook"), resume=dict(type="mmsmlp.ResumeHook"))
