@@ -7,16 +7,15 @@ that are right for all sizes, those of docs/deploy.md. What comes out is equal t
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmsmlp.blocks import PatchConv
 from mmsmlp.layers import AxisLinear
-
-# Of Newton and Schulz: what is left of the error is squared in each step. Near m = n the condition is about n / 2;
-# twelve steps reach float32's rounding up to n = 200.
-_STEPS = 12
+from mmsmlp.resize import branchless_pair
 
 
 def make_exportable(model: nn.Module) -> nn.Module:
@@ -40,60 +39,6 @@ def make_exportable(model: nn.Module) -> nn.Module:
         elif isinstance(layer, (nn.AdaptiveMaxPool2d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool3d)):
             raise ValueError(f"{name} is a {type(layer).__name__}, which has no form for open sizes")
     return model
-
-
-def shared_taps(n: int, m: int) -> Tensor:
-    """The taps between two grids, before rows are normalised: those of both directions, and of any order of n and m.
-
-    ``max(0, 1 - |(2i + 1) n - (2j + 1) m| / (2 max(n, m)))``: the distance of two half-pixel centres in steps of the
-    coarser grid. Rows divided by their sums are the matrix from n to m positions of :mod:`mmsmlp.resize`, columns
-    divided by theirs the transpose of the matrix from m to n. For the finer grid, the division is what clamping the
-    centres to the grid does. Numerators are whole numbers, so nothing is rounded before the division.
-
-    Args:
-        n (int): Number of positions of the columns; may be symbolic.
-        m (int): Number of positions of the rows; may be symbolic.
-
-    Returns:
-        Tensor: (m, n), float32.
-    """
-    rows, columns = (2 * torch.arange(count) + 1 for count in (m, n))
-    distance = (rows[:, None] * n - columns * m).abs()
-    return (1 - distance.float() / (2 * torch.sym_max(n, m))).clamp(min=0)
-
-
-def bounded_matrices(n: int, m: int) -> tuple[Tensor, Tensor]:
-    """Matrices (m, n) and (n, m) of the method 'bounded', see :func:`mmsmlp.resize.resampling_matrix`."""
-    taps = shared_taps(n, m)
-    return taps / taps.sum(1, keepdim=True), taps.T / taps.sum(0)[:, None]
-
-
-def exact_matrices(n: int, m: int) -> tuple[Tensor, Tensor]:
-    """Matrices (m, n) and (n, m) of the method 'exact'; the pseudo-inverse by matrix products alone.
-
-    ``X`` (m, n) is the interpolation upwards, or its transpose if m < n. Of the Gram matrices ``XᵀX`` and ``XXᵀ`` the
-    one of the coarser grid is inverted, by the iteration of Newton and Schulz; if that has fewer than n positions, it
-    is filled up to (n, n) by an identity, so that its size is known.
-
-    Args:
-        n (int): Number of anchor positions; a number.
-        m (int): Number of positions of the map; may be symbolic.
-
-    Returns:
-        tuple[Tensor, Tensor]: Float32.
-    """
-    taps = shared_taps(n, m)
-    upwards = torch.arange(1) + m >= n  # a tensor: a symbolic size in a condition would narrow what the graph is for
-    up = taps / torch.where(upwards, taps.sum(1, keepdim=True), taps.sum(0))
-    first = F.pad(up, (0, 0, 0, n))[:n]  # the first n rows, zeros where there are fewer
-    eye = torch.eye(n)
-    missing = torch.diag((torch.arange(n) >= m).float())
-    gram = torch.where(upwards, up.T @ up, first @ first.T + missing)
-    inverse = eye / gram.abs().sum(1).max()
-    for _ in range(_STEPS):
-        inverse = inverse @ (2 * eye - gram @ inverse)
-    write = torch.where(upwards, up, F.pad(inverse @ first, (0, 0, 0, m))[:m])
-    return write, torch.where(upwards, inverse, eye) @ up.T
 
 
 def bicubic_matrix(n: int, m: int) -> Tensor:
@@ -129,7 +74,16 @@ def naive_matrices(n: int, m: int) -> tuple[Tensor, Tensor]:
     return write, write.T
 
 
-MATRICES = {"bounded": bounded_matrices, "exact": exact_matrices, "scaled": scaled_matrices, "naive": naive_matrices}
+def _of_resize(method: str) -> Callable[[int, int], tuple[Tensor, Tensor]]:
+    return lambda n, m: branchless_pair(n, m, method, like=torch.empty(0))
+
+
+MATRICES = {
+    "bounded": _of_resize("bounded"),
+    "exact": _of_resize("exact"),
+    "scaled": scaled_matrices,
+    "naive": naive_matrices,
+}
 
 
 def averaging_matrix(src: int, dst: int) -> Tensor:
