@@ -12,7 +12,8 @@ from stress import harness, report
 from stress.rows import ROWS
 
 ROOT = Path(__file__).parents[1]
-SLOW = {"checkpoints_tools", "extreme_shapes", "bad_data"}  # toolboxes, processes, a large image
+# Toolboxes, processes, a large image. More tries of the last three are in tests/test_interrupted.py.
+SLOW = {"checkpoints_tools", "extreme_shapes", "bad_data", "interrupted_training", "distributed_faults", "determinism"}
 
 
 PARAMETERS = [pytest.param(row, id=row.name, marks=[pytest.mark.slow] * (row.name in SLOW)) for row in ROWS]

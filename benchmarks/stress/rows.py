@@ -157,7 +157,7 @@ ROWS: tuple[Row, ...] = (
         "of unequal sizes: the processes agree",
         _from("distributed", "run"),
         tries=3,
-        short=0,
+        short=1,
     ),
     Row(
         "determinism",
