@@ -1,7 +1,5 @@
 """Trainings, tools and disks that fail in the middle: more tries of rows of `make stress`, in real processes."""
 
-from pathlib import Path
-
 import pytest
 from stress.rows import ROWS
 
