@@ -48,6 +48,9 @@ def seconds(cfg: Config, shape: tuple[int, int], repeats: int) -> float:
 def training_memory(cfg: Config, shape: tuple[int, int]) -> int:
     """Peak of a training step, in bytes over what the process holds before it."""
     images = IMAGES[cfg.default_scope]
+    for augment in cfg.model.get("data_preprocessor", {}).get("batch_augments") or ():
+        if augment["type"].endswith("BatchFixedSizePad"):  # takes images of at most its own size
+            shape = tuple(map(min, shape, augment["size"]))
     before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
     cfg.model.setdefault("data_preprocessor", cfg.get("data_preprocessor"))  # as mmengine's Runner does
     model = revert_sync_batchnorm(MODELS.build(cfg.model)).train()
