@@ -31,8 +31,7 @@ setup-env = for python in $(PYTHON) python3 python3.12 python3.11 python3.10; do
 	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 8))' 2>/dev/null && exec "$$python" tools/setup_env $(1); \
 	done; echo "setup: no Python 3 runs here; apt-get install python3 python3-venv python3-dev" >&2; exit 1
 
-.PHONY: help setup test test-all test-browser lint constraints audit demo demo-segmentation demo-classification demos \
-	ablations study bench stress clean
+.PHONY: help setup test test-all test-browser lint constraints audit demo demo-segmentation demo-classification demos ablations study bench stress clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mmengine.logging import MMLogger
 from packaging.version import Version
 
 STACK = "openmmlab" if any(importlib.metadata.distributions(name="openmim")) else "onedl"  # as the Makefile names it
@@ -51,6 +52,15 @@ def pytest_terminal_summary(terminalreporter, config):
         terminalreporter.section(f"skipped with torch {TORCH}: {len(too_old)}, see docs/testing.md")
         for (file, need), names in sorted(too_old.items()):
             terminalreporter.line(f"{file} {need} ({', '.join(sorted(names))})")
+
+
+@pytest.fixture(autouse=True)
+def _log_level():
+    """Commands that a test calls in this process quieten mmengine's log, which other tests read."""
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    yield
+    logger.setLevel(level)
 
 
 @pytest.fixture(autouse=True)

@@ -12,8 +12,9 @@ from stress import harness, report
 from stress.rows import ROWS
 
 ROOT = Path(__file__).parents[1]
-# Toolboxes, processes, a large image. More tries of the last three are in tests/test_interrupted.py.
-SLOW = {"checkpoints_tools", "extreme_shapes", "bad_data", "interrupted_training", "distributed_faults", "determinism"}
+# Toolboxes, processes, a large image. More tries of the last four are in tests/test_interrupted.py.
+SLOW = {"checkpoints_tools", "extreme_shapes", "bad_data", "interrupted_training", "full_disk"}
+SLOW |= {"distributed_faults", "determinism"}
 
 
 PARAMETERS = [pytest.param(row, id=row.name, marks=[pytest.mark.slow] * (row.name in SLOW)) for row in ROWS]
