@@ -101,7 +101,7 @@ def _whole(path: Path, seed: int, official: bool, net: SMLPNet | None = None, **
     if official:
         torch.save({"model": export_spach(state), **more}, path)
     else:
-        torch.save({**torch.load(write_mmengine(state, path), weights_only=True), **more}, path)
+        torch.save({**torch.load(write_mmengine(state, path), weights_only=False), **more}, path)
 
 
 def _cut(path: Path, seed: int, mark: Path, official: bool) -> None:
