@@ -101,6 +101,9 @@ def train(
     if mim:
         package = "mmdetection" if _onedl() else "mmdet"
         command = ["-m", "mim", "train", package, str(config), "--gpus", "0"]
+    if processes > 1:
+        command = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", *command]
+        options = (*options, "--launcher", "pytorch")
     return subprocess.run(
         [sys.executable, *command, "--work-dir", str(work_dir), *options],
         env=variables,
