@@ -19,6 +19,30 @@ LAUNCHERS = ("none", "pytorch", "slurm", "mpi")
 COPY = "config.py"
 
 
+def read_config(path: str | Path, options: dict | None = None) -> Config:
+    """Read a config and apply a command line's changes.
+
+    Args:
+        path (str | Path): The config.
+        options (dict, optional): Changes to it, dotted keys to values.
+
+    Returns:
+        Config: As it is written, not fitted to the machine.
+
+    Raises:
+        FileNotFoundError: If the config does not exist.
+        ValueError: If the changes do not fit it.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"the config {path} does not exist")
+    cfg = Config.fromfile(path)
+    try:
+        cfg.merge_from_dict(options or {})
+    except (AssertionError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"--cfg-options {options} do not fit {path}: {error}") from error
+    return cfg
+
+
 def load_config(path: str | Path, options: dict | None, work_dir: str | None, launcher: str = "none") -> Config:
     """Read a config, apply a command line's changes, and fit it to the machine.
 
@@ -39,13 +63,7 @@ def load_config(path: str | Path, options: dict | None, work_dir: str | None, la
         ValueError: If the changes do not fit it, or the launcher needs a GPU and there is none.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"the config {path} does not exist")
-    cfg = Config.fromfile(path)
-    try:
-        cfg.merge_from_dict(options or {})
-    except (AssertionError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"--cfg-options {options} do not fit {path}: {error}") from error
+    cfg = read_config(path, options)
     cfg.launcher = launcher
     cfg.work_dir = work_dir or cfg.get("work_dir") or f"work_dirs/{path.stem}"
     cfg.experiment_name = cfg.get("experiment_name") or path.stem

@@ -20,9 +20,10 @@ import mmsmlp
 from mmsmlp import SMLPNet
 from mmsmlp.onnx_export import write
 from mmsmlp.onnx_export.layers import MATRICES, averaging_matrix, make_exportable
-from mmsmlp.onnx_export.parts import backbone_part, read_config, read_part
+from mmsmlp.onnx_export.parts import backbone_part, read_part
 from mmsmlp.onnx_export.write import compare, export_onnx
 from mmsmlp.resize import METHODS, resize_axis_bias, resize_axis_weight
+from mmsmlp.running import read_config
 
 pytestmark = pytest.mark.needs_torch("2.11", reason="the ONNX exporter of 2.1 fixes sizes that a network computes with")
 

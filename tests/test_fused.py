@@ -4,9 +4,9 @@ import copy
 
 import pytest
 import torch
+from made import with_random_norms
 from memory import kept_for_backward
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmsmlp import SMLPNet
 from mmsmlp.blocks import SMLPBlock
@@ -21,14 +21,7 @@ SIZES = [(64, 64), (65, 68), (20, 28), (224, 300), (32, 256)]
 
 def network(dtype=torch.float64, **options) -> SMLPNet:
     torch.manual_seed(0)
-    net = SMLPNet(ARCH, img_size=ANCHOR, **options)
-    for module in net.modules():
-        if isinstance(module, _BatchNorm):
-            for tensor in (module.weight.data, module.running_var):
-                tensor.uniform_(0.5, 1.5)
-            for tensor in (module.bias.data, module.running_mean):
-                tensor.normal_()
-    return net.to(dtype)
+    return with_random_norms(SMLPNet(ARCH, img_size=ANCHOR, **options)).to(dtype)
 
 
 def images(size, dtype=torch.float64):

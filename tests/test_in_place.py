@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from made import with_random_norms
 from speed.operations import OperationCounter
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmsmlp import SMLPNet
 from mmsmlp.blocks import SMLPBlock
@@ -20,14 +20,7 @@ ARCH = {"embed_dims": 8, "depths": (1, 1, 2, 1)}
 @pytest.fixture(scope="module")
 def network():
     torch.manual_seed(0)
-    net = SMLPNet(ARCH, img_size=64).double().eval()
-    for module in net.modules():
-        if isinstance(module, _BatchNorm):
-            for tensor in (module.weight.data, module.running_var):
-                tensor.uniform_(0.5, 1.5)
-            for tensor in (module.bias.data, module.running_mean):
-                tensor.normal_()
-    return net
+    return with_random_norms(SMLPNet(ARCH, img_size=64).double().eval())
 
 
 def in_parts_of(values: int, monkeypatch) -> None:

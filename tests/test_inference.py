@@ -6,8 +6,8 @@ import mmcv
 import numpy as np
 import pytest
 import torch
-from mmengine.config import Config
-from mmengine.registry import MODELS, init_default_scope
+from made import make_checkpoint
+from mmengine.registry import init_default_scope
 from PIL import Image
 
 from mmsmlp.inference import draw_prediction
@@ -22,17 +22,7 @@ CLASSIFICATION = str(ROOT / "configs/demo/smlpnet-mini_photos.py")
 def checkpoints(tmp_path_factory) -> dict[str, str]:
     """Config -> a checkpoint of its model as it is made, with its classes' names as mmengine's Runner adds them."""
     folder = tmp_path_factory.mktemp("checkpoints")
-    files = {}
-    for config in (DETECTION, SEGMENTATION, CLASSIFICATION):
-        cfg = Config.fromfile(config)
-        init_default_scope(cfg.default_scope)
-        torch.manual_seed(0)
-        model = MODELS.build(cfg.model)
-        model.init_weights()
-        names = cfg.test_dataloader.dataset.get("metainfo", {"classes": [f"photo {i}" for i in range(12)]})
-        files[config] = str(folder / f"{Path(config).stem}.pth")
-        torch.save({"state_dict": model.state_dict(), "meta": {"dataset_meta": dict(names)}}, files[config])
-    return files
+    return {config: str(make_checkpoint(config, folder)) for config in (DETECTION, SEGMENTATION, CLASSIFICATION)}
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from made import SMALL_CLASSIFIER as CONFIG
 from PIL import Image
 
 from mmsmlp.photos.photographs import photograph
@@ -20,15 +21,6 @@ from mmsmlp.visualize.overview import visualize
 from mmsmlp.visualize.report import Picture, Section, Table, render, write_report
 
 ROOT = Path(__file__).parents[1]
-CONFIG = """
-default_scope = 'mmpretrain'
-data_preprocessor = dict(num_classes=3, mean=[100., 110., 120.], std=[50., 60., 70.], to_rgb=True)
-model = dict(
-    type='ImageClassifier',
-    backbone=dict(type='mmsmlp.SMLPNet', arch=dict(embed_dims=8, depths=(1, 2)), img_size=64, out_indices=(0, 1)),
-    neck=dict(type='GlobalAveragePooling'),
-    head=dict(type='LinearClsHead', num_classes=3, in_channels=16))
-"""
 OTHER = (
     CONFIG[: CONFIG.index("model")]
     + """

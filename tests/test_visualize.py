@@ -6,6 +6,7 @@ from io import BytesIO
 import numpy as np
 import pytest
 import torch
+from made import SMALL_CLASSIFIER as CONFIG
 from mmengine.config import Config
 from PIL import Image
 from torch import nn
@@ -19,16 +20,6 @@ from mmsmlp.visualize.inputs import fit, mirrored, normalise, parse_sizes, read_
 from mmsmlp.visualize.network import load_network
 from mmsmlp.visualize.receptive_field import effective_receptive_fields
 from mmsmlp.visualize.weights import axis_weights, draw_stage, weights_at
-
-CONFIG = """
-default_scope = 'mmpretrain'
-data_preprocessor = dict(num_classes=3, mean=[100., 110., 120.], std=[50., 60., 70.], to_rgb=True)
-model = dict(
-    type='ImageClassifier',
-    backbone=dict(type='mmsmlp.SMLPNet', arch=dict(embed_dims=8, depths=(1, 2)), img_size=64, out_indices=(0, 1)),
-    neck=dict(type='GlobalAveragePooling'),
-    head=dict(type='LinearClsHead', num_classes=3, in_channels=16))
-"""
 
 
 def network(**kwargs) -> SMLPNet:

@@ -9,9 +9,10 @@ import sys
 from mmengine.config import DictAction
 from mmengine.logging import MMLogger
 
-from mmsmlp.onnx_export.parts import PARTS, read_config, read_part
+from mmsmlp.onnx_export.parts import PARTS, read_part
 from mmsmlp.onnx_export.quantize import training_images
 from mmsmlp.onnx_export.write import OPSET, PRECISIONS, export_onnx
+from mmsmlp.running import read_config
 
 
 def main() -> None:

@@ -108,7 +108,7 @@ def pickles(tries: int, seed: int, folder: Path) -> Outcome:
         else:
             content = {"state_dict": state, "model": export_spach(state), "extra": attack}
             torch.save(content, path, _use_new_zipfile_serialization=not legacy)
-        fault = fault_of(lambda: ways[way](path), None, path.name)  # noqa: B023 (called at once)
+        fault = fault_of(partial(ways[way], path), None, path.name)
         if mark.exists():
             fault = "ITS CODE WAS RUN"
             mark.unlink()

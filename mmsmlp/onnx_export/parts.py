@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import mmsmlp
 from mmsmlp.checkpoint import read_checkpoint
 from mmsmlp.onnx_export.layers import make_exportable
-from mmsmlp.running import find_checkpoint
+from mmsmlp.running import find_checkpoint, read_config
 from mmsmlp.smlpnet import SMLPNet
 
 PARTS = ("backbone", "model")
@@ -55,30 +55,6 @@ class Part:
 def backbone_part(net: SMLPNet) -> Part:
     """The backbone alone, of any origin: maps ``stage0``, ``stage1``, … of its ``out_indices``."""
     return Part(_Maps(net).eval(), _stages(net), net, {"part": "backbone", **_describe(net)})
-
-
-def read_config(path: str | Path, options: dict | None = None) -> Config:
-    """Read a config and apply a command line's changes.
-
-    Args:
-        path (str | Path): The config.
-        options (dict, optional): Changes to it, dotted keys to values.
-
-    Returns:
-        Config: What :func:`read_part` and :func:`~mmsmlp.onnx_export.quantize.training_images` take.
-
-    Raises:
-        FileNotFoundError: If the config does not exist.
-        ValueError: If the changes do not fit it.
-    """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"the config {path} does not exist")
-    cfg = Config.fromfile(path)
-    try:
-        cfg.merge_from_dict(options or {})
-    except (AssertionError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"--cfg-options {options} do not fit {path}: {error}") from error
-    return cfg
 
 
 def read_part(config: str | Path | Config, checkpoint: str | Path | None = None, part: str = "model") -> Part:

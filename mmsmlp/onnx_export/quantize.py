@@ -12,7 +12,7 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 from torch import Tensor
 
-from mmsmlp.onnx_export.parts import read_config
+from mmsmlp.running import read_config
 
 CALIBRATION_IMAGES = 32
 
