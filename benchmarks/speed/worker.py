@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import sys
 import time
+import traceback
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -51,6 +52,13 @@ class Sample:
     peak_mib: float
 
 
+@dataclass(frozen=True)
+class Failure:
+    """What a process answers that cannot go on. On its stderr, the server's, nobody may be reading."""
+
+    reason: str
+
+
 class Worker:
     """The process of a row, which runs when :meth:`run` is called.
 
@@ -60,7 +68,7 @@ class Worker:
         threads (int): Threads of PyTorch's operators on a CPU.
 
     Raises:
-        RuntimeError: If the process fails, then or later; its own message is on stderr.
+        RuntimeError: If the process fails, then or later, with the process's own traceback.
     """
 
     def __init__(self, row: Row, device: str, threads: int):
@@ -69,7 +77,7 @@ class Worker:
         self._process = CONTEXT.Process(target=_serve, args=(other, row, device, threads), daemon=True)
         self._process.start()
         other.close()
-        self._answer()
+        self._ask()
 
     def run(self) -> Sample:
         """Run the row once."""
@@ -87,18 +95,19 @@ class Worker:
             self._process.kill()
             self._process.join()
 
-    def _ask(self, order: str):
-        self._connection.send(order)
-        return self._answer()
-
-    def _answer(self):
+    def _ask(self, order: str | None = None):
+        """The process's answer to an order, or its first word."""
         try:
-            return self._connection.recv()
+            if order is not None:
+                self._connection.send(order)
+            answer = self._connection.recv()
         except (EOFError, ConnectionError):
             self._process.join(10)
             code = self._process.exitcode
-            reason = "was killed, perhaps for want of memory" if code == -9 else f"ended with {code}"
-            raise RuntimeError(f"the process of {self.row.model} at {self.row.shape} {reason}") from None
+            answer = Failure("was killed, perhaps for want of memory" if code == -9 else f"ended with {code}")
+        if isinstance(answer, Failure):
+            raise RuntimeError(f"the process of {self.row.model} at {self.row.shape} {answer.reason}")
+        return answer
 
 
 def import_beforehand(packages: Iterable[str]) -> None:
@@ -109,7 +118,15 @@ def import_beforehand(packages: Iterable[str]) -> None:
 
 
 def _serve(connection: Connection, row: Row, device: str, threads: int) -> None:
-    """The process: builds, says so, runs until the other end is closed."""
+    """The process: runs until the other end is closed, or answers why it cannot."""
+    try:
+        _follow_orders(connection, row, device, threads)
+    except Exception:
+        connection.send(Failure(f"failed:\n{traceback.format_exc()}"))
+
+
+def _follow_orders(connection: Connection, row: Row, device: str, threads: int) -> None:
+    """Build, say so, run as often as asked."""
     from speed.memory_peak import MemoryPeak
 
     logging.disable(logging.WARNING)
