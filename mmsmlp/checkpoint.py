@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from urllib.parse import urlparse
 
@@ -189,9 +190,11 @@ def write_checkpoint(checkpoint: Mapping, path: str | Path, overwrite: bool = Fa
     """
     if Path(path).exists() and not overwrite:
         raise FileExistsError(f"{path} exists: choose another name, or overwrite it (--overwrite)")
-    # A file object: from a path, PyTorch would write the temporary name into the file.
-    with atomic_file(path) as new, open(new, "wb") as file:
-        torch.save(dict(checkpoint), file)
+    # Through memory: PyTorch would write the temporary name into the file, and says of a full disk "unexpected pos".
+    archive = BytesIO()
+    torch.save(dict(checkpoint), archive)
+    with atomic_file(path) as new:
+        new.write_bytes(archive.getbuffer())
 
 
 def refuse_resumed_moments(optimizer: torch.optim.Optimizer, *_) -> None:

@@ -84,8 +84,8 @@ def killed_training(config: Path, work_dir: Path, plan: tuple[str, ...], chance:
         died = "SIGKILL" in ended.stdout  # mim says what its training died of
         if died != bool(kill) or bool(ended.returncode) != bool(kill):
             wrong.append(f"{kill}: ended with {ended.returncode}: {ended.stdout[-500:]}")
-        if kind in ("named", "validation", "validated", "best"):
-            whole = checkpoint
+        # Where this one was not finished, the run before it went past the one before.
+        whole = checkpoint if kind in ("named", "validation", "validated", "best") else INTERVAL * i
     return wrong
 
 
@@ -109,7 +109,8 @@ def losses(work_dir: Path, reference: Path, iterations: int, keep: int) -> list[
             continue
         checkpoints = [torch.load(root / name, weights_only=False) for root in (work_dir, reference)]
         for checkpoint in checkpoints:
-            checkpoint["message_hub"]["runtime_info"].pop("keep_ckpt_ids", None)  # max_keep_ckpts differs
+            for part in ("runtime_info", "resumed_keys"):
+                checkpoint["message_hub"][part].pop("keep_ckpt_ids", None)  # max_keep_ckpts differs
         places = differences(*checkpoints)
         if places:
             found.append(f"{name} differs in {len(places)} places: {', '.join(places[:5])}")
