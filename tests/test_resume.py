@@ -1,5 +1,5 @@
 """Trainings that are interrupted and go on: a small runner of mmengine's, in this process; the demo in processes of its
-own is in test_interrupted.py."""
+own is in test_stress.py."""
 
 import itertools
 import multiprocessing

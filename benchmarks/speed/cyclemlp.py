@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.flop_counter import register_flop_formula
+from torch.utils import flop_counter
 from torchvision.ops import deform_conv2d
 
 from mmsmlp.resize import no_autocast
@@ -21,10 +21,15 @@ MLP_RATIO = 4
 STEP = 3  # positions of the pseudo-kernel
 
 
-@register_flop_formula(torch.ops.torchvision.deform_conv2d)
 def _deform_conv_flop(x: torch.Size, weight: torch.Size, *_, out_shape: torch.Size, **__) -> int:
     """The products, as of any convolution; reading at the offsets is not counted."""
     return 2 * out_shape.numel() * weight[1:].numel()
+
+
+if hasattr(flop_counter, "register_flop_formula"):
+    flop_counter.register_flop_formula(torch.ops.torchvision.deform_conv2d)(_deform_conv_flop)
+else:  # torch 2.1 has the table only
+    flop_counter.flop_mapping[torch.ops.torchvision.deform_conv2d] = _deform_conv_flop
 
 
 class CycleFC(nn.Module):
