@@ -71,9 +71,9 @@ def _draw_instances(photo: str, config: str, checkpoint: str, device: str | None
 def _draw_labels(photo: str, config: str, checkpoint: str, device: str | None, score: float) -> np.ndarray:
     from mmseg.apis import MMSegInferencer
 
-    return MMSegInferencer(config, checkpoint, device=device, show_progress=False)(photo, return_vis=True)[
-        "visualization"
-    ]
+    inferencer = MMSegInferencer(config, checkpoint, device=device)
+    inferencer.show_progress = False  # no argument of mmseg 1.2.2's
+    return inferencer(photo, return_vis=True)["visualization"]
 
 
 def _draw_class(photo: str, config: str, checkpoint: str, device: str | None, score: float) -> np.ndarray:
