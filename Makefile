@@ -86,11 +86,11 @@ study: setup ## the study of positional interpolation (2 hours), resumable: work
 	$(PY) tools/make_photos.py data/photos
 	$(PY) benchmarks/study --docs
 
-bench: setup ## time sMLPNet beside its peers (half an hour on 2 idle cores): work_dirs/bench, docs/performance.md
+bench: setup ## time sMLPNet beside its peers (40 minutes on 2 idle cores): work_dirs/bench, docs/performance.md
 	$(PY) benchmarks/axis_paths.py --method bounded
 	$(PY) benchmarks/speed --docs
 
-stress: setup ## try what may go wrong, thousands of times (half an hour on 2 cores): work_dirs/stress, docs/reliability.md
+stress: setup ## try what may go wrong, thousands of times (40 minutes beside other work): work_dirs/stress, docs/reliability.md
 	$(PY) benchmarks/stress --docs
 
 constraints: ## regenerate constraints/*.txt from setup.py (UPGRADE=1: take the newest versions)
