@@ -32,7 +32,7 @@ def _dense(*_, **__) -> str:
 
 
 PLAIN = {"mmsmlp.blocks.can_fuse": lambda block, x: False}
-DENSE = {"mmsmlp.fused.choose_path": _dense, "mmsmlp.axis_mixing.choose_path": _dense}
+DENSE = {"mmsmlp.in_place.choose_path": _dense, "mmsmlp.axis_mixing.choose_path": _dense}
 BY_MM = {"mmsmlp.products._ONEDNN": None}
 # What each variant leaves out of the package's code.
 VARIANTS = {

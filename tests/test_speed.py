@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import speed_steps
 import torch
 from conftest import MINI
 from speed import __main__ as command
@@ -346,6 +347,13 @@ def test_the_command_measures_resumes_and_judges(tmp_path):
     assert judged.returncode == 1
     assert "not measured" in judged.stdout
     assert judged.stderr.strip() == "speed: not all bars hold"
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_each_step_of_the_page_is_timed(training):
+    times = speed_steps.measure((1, 3, 64, 64), training, 1)
+    assert times.keys() == speed_steps.VARIANTS.keys()
+    assert min(times.values()) > 0
 
 
 def test_a_process_that_fails_is_named_with_its_traceback():
