@@ -1,4 +1,4 @@
-"""Times the three paths of mmsmlp.axis_mixing and prints the table of constants that its rule reads.
+"""Times the three paths of mmsmlp.ops.axis_mixing and prints the table of constants that its rule reads.
 
 python benchmarks/axis_paths.py
 python benchmarks/axis_paths.py --device cuda --repeats 31
@@ -20,9 +20,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from mmsmlp.axis_mixing import PATHS, Rates, choose_path
 from mmsmlp.files import atomic_file
-from mmsmlp.products import linear
+from mmsmlp.ops.axis_mixing import PATHS, Rates, choose_path
+from mmsmlp.ops.products import linear
 
 # Anchor positions n and channels of sMLPNet-T's stages, and the positions of images of 448 to 2048 pixels.
 CHANNELS = {56: 80, 28: 160, 14: 320, 7: 640}

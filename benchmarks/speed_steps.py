@@ -1,4 +1,4 @@
-"""Times sMLPNet-T with the steps of mmsmlp.fused one after the other, for docs/performance.md.
+"""Times sMLPNet-T with the steps of mmsmlp.ops.fused one after the other, for docs/performance.md.
 
 python benchmarks/speed_steps.py
 python benchmarks/speed_steps.py --rounds 3 --only "8x224x224 eval"
@@ -32,8 +32,8 @@ def _dense(*_, **__) -> str:
 
 
 PLAIN = {"mmsmlp.blocks.can_fuse": lambda block, x: False}
-DENSE = {"mmsmlp.in_place.choose_path": _dense, "mmsmlp.axis_mixing.choose_path": _dense}
-BY_MM = {"mmsmlp.products._ONEDNN": None}
+DENSE = {"mmsmlp.ops.in_place.choose_path": _dense, "mmsmlp.ops.axis_mixing.choose_path": _dense}
+BY_MM = {"mmsmlp.ops.products._ONEDNN": None}
 # What each variant leaves out of the package's code.
 VARIANTS = {
     "layers one by one": PLAIN | DENSE,

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from mmsmlp.axis_mixing import product_dtype
-from mmsmlp.fused import can_fuse, fused_block
 from mmsmlp.layers import ChannelMLP, DropPath, LocalMixer, SparseMLP
+from mmsmlp.ops.axis_mixing import product_dtype
+from mmsmlp.ops.fused import can_fuse, fused_block
 from mmsmlp.resize import DEFAULT_METHOD
 from mmsmlp.symbols import is_certain
 from mmsmlp.valid_area import Sizes, on_each_image

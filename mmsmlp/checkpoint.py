@@ -15,10 +15,10 @@ from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from mmsmlp.arch import count_blocks, recognise, some
-from mmsmlp.checkpoint_file import CheckpointFileError, check_checkpoint_file, not_finite
 from mmsmlp.files import atomic_file
 from mmsmlp.resize import DEFAULT_METHOD, is_axis_parameter, resize_axis_bias, resize_axis_weight
+from mmsmlp.weights.arch import count_blocks, recognise, some
+from mmsmlp.weights.checkpoint_file import CheckpointFileError, check_checkpoint_file, not_finite
 
 FUSED_MARK = "fused_norms"  # in the metadata of a state dict, and in the meta of a checkpoint
 
@@ -127,7 +127,7 @@ def reanchor(
 
 
 def read_checkpoint(name: str | Path) -> dict:
-    """Read a checkpoint as mmengine does, onto the CPU, after :func:`mmsmlp.checkpoint_file.check_checkpoint_file`.
+    """Read a checkpoint as mmengine does, onto the CPU, once :mod:`mmsmlp.weights.checkpoint_file` has looked at it.
 
     Args:
         name (str | Path): A file, an address (http://…, https://…; downloaded once, to where PyTorch keeps them), or

@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mmsmlp.coco import coco_annotation, mask_utils
+from mmsmlp.data.coco import coco_annotation, mask_utils
+from mmsmlp.data.filesets import Content, png, read_image, write_set
 from mmsmlp.files import atomic_file
-from mmsmlp.filesets import Content, png, read_image, write_set
 
 try:
     from PIL import Image, ImageDraw, ImageFont

@@ -46,11 +46,11 @@ def count_macs(model: nn.Module, run: Callable[[], object]) -> dict[str, int]:
 
     Convolutions and matrix products count, as everywhere in the field; norms, activations and pooling do not. On top
     of PyTorch's counter come operators that it leaves out: those that resize axis parameters (matrix-vector products,
-    and bicubic interpolation at 16 taps a value), the taps of :mod:`mmsmlp.taps`, and attention fused for a CPU.
+    and bicubic interpolation at 16 taps a value), the taps of :mod:`mmsmlp.ops.taps`, and attention fused for a CPU.
     Applying resize matrices to weights counts; building them does not, since that happens once per size.
 
     Blocks are counted by their layers' own code (the hooks that tell the parts apart see to that): on maps larger than
-    the anchor :mod:`mmsmlp.fused` computes less than this.
+    the anchor :mod:`mmsmlp.ops.fused` computes less than this.
 
     A model on the meta device, called with meta tensors, is counted without computing anything, as on a CPU.
 

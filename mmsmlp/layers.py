@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmsmlp.axis_mixing import mix_axis
+from mmsmlp.ops.axis_mixing import mix_axis
 from mmsmlp.resize import DEFAULT_METHOD, check_method, is_axis_parameter, resize_axis_bias, resize_axis_weight
 from mmsmlp.valid_area import Sizes, on_each_image, pack
 
@@ -115,8 +115,8 @@ class AxisLinear(nn.Module):
     """A fully connected layer over the positions of one axis, shared by all lines of that axis and all channels.
 
     Its weight lives on an anchor of ``length`` positions. A map with another number of positions gets the weight
-    resized to it (:mod:`mmsmlp.resize`, :mod:`mmsmlp.axis_mixing`), and so does a checkpoint trained on another anchor
-    when it is loaded.
+    resized to it (:mod:`mmsmlp.resize`, :mod:`mmsmlp.ops.axis_mixing`), and so does a checkpoint trained on another
+    anchor when it is loaded.
 
     Args:
         length (int): Number of anchor positions n.

@@ -8,10 +8,10 @@ from pathlib import Path
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from mmsmlp.arch import recognise, some
 from mmsmlp.checkpoint import read_checkpoint
 from mmsmlp.smlpnet import SMLPNet
-from mmsmlp.spach_files import RELEASED, SCHEME
+from mmsmlp.weights.arch import recognise, some
+from mmsmlp.weights.spach_files import RELEASED, SCHEME
 
 _BACKBONE, _HEAD = "backbone.", "head.fc."
 _OWN = ("downsample_layers.", "stages.", "norm")  # how the keys of a backbone alone start

@@ -8,7 +8,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-import mmsmlp.spach_files  # noqa: F401  (makes 'spach://' known to mmengine, so that a config suffices)
+import mmsmlp.weights.spach_files  # noqa: F401  (makes 'spach://' known to mmengine, so that a config suffices)
 from mmsmlp.blocks import PatchConv, SMLPBlock, Stage, check_images
 from mmsmlp.checkpoint import FUSED_MARK, UnfitWeightsError, check_local_file, report_loading
 from mmsmlp.folding import fold_backbone

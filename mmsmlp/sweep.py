@@ -21,9 +21,9 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from mmsmlp.checkpoint import read_checkpoint
+from mmsmlp.data.scenes import ClassSet, CocoSet, LabelMapSet, write_extent, write_symmetries
 from mmsmlp.resize import DEFAULT_METHOD, check_method
 from mmsmlp.running import find_checkpoint
-from mmsmlp.scenes import ClassSet, CocoSet, LabelMapSet, write_extent, write_symmetries
 from mmsmlp.tasks import class_name, find_task
 
 KINDS = ("zoom", "extent")

@@ -9,8 +9,8 @@ from mmengine.config import Config
 from mmengine.dataset import BaseDataset
 from mmengine.registry import DATASETS, init_default_scope
 
-from mmsmlp.coco import average_precision, load_coco
-from mmsmlp.scenes import ClassSet, CocoSet, LabelMapSet
+from mmsmlp.data.coco import average_precision, load_coco
+from mmsmlp.data.scenes import ClassSet, CocoSet, LabelMapSet
 
 
 class Detection:

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmsmlp.checkpoint_file import check_whole
 from mmsmlp.smlpnet import SMLPNet
-from mmsmlp.spach import check_spach, convert_spach
-from mmsmlp.spach_files import RELEASE_URL, released_file
+from mmsmlp.weights.checkpoint_file import check_whole
+from mmsmlp.weights.spach import check_spach, convert_spach
+from mmsmlp.weights.spach_files import RELEASE_URL, released_file
 
 try:
     from timm.layers import ClassifierHead

@@ -14,9 +14,9 @@ from test_checkpoint import train
 from torch import nn
 
 from mmsmlp import SMLPNet, SparseMLP
-from mmsmlp.anchors import compare_anchors, find_backbone, reanchor_checkpoint
 from mmsmlp.checkpoint import reanchor, write_checkpoint
 from mmsmlp.resize import METHODS
+from mmsmlp.weights.anchors import compare_anchors, find_backbone, reanchor_checkpoint
 
 ROOT = Path(__file__).parents[1]
 SIZES = [96, (96, 64), (64, 160), (32, 32), (70, 33)]

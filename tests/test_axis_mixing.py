@@ -13,11 +13,11 @@ from memory import kept_for_backward
 from torch import Tensor
 
 from mmsmlp import SMLPNet
-from mmsmlp.axis_mixing import PATHS, choose_path, mix_axis, mix_dense, mix_low_rank, mix_two_tap
 from mmsmlp.flops import count_macs
 from mmsmlp.layers import AxisLinear
+from mmsmlp.ops.axis_mixing import PATHS, choose_path, mix_axis, mix_dense, mix_low_rank, mix_two_tap
+from mmsmlp.ops.taps import Taps, add_combined, combine
 from mmsmlp.resize import METHODS, antialiased_matrix, interpolation_matrix
-from mmsmlp.taps import Taps, add_combined, combine
 from mmsmlp.valid_area import attach_valid_sizes
 
 BENCHMARK = Path(__file__).parents[1] / "benchmarks/axis_paths.py"
@@ -311,7 +311,7 @@ def test_sizes_without_factors_are_refused_by_the_benchmark():
 @pytest.mark.parametrize("values", [1, 700, 10**9])
 @pytest.mark.parametrize("dim", [1, 2])
 def test_combining_in_parts_adds_the_same(dim, values, monkeypatch):
-    monkeypatch.setattr("mmsmlp.taps.CHUNK_VALUES", values)
+    monkeypatch.setattr("mmsmlp.ops.taps.CHUNK_VALUES", values)
     taps = Taps(interpolation_matrix, 5, 13)
     shape = {1: (2, 5, 6, 7), 2: (2, 6, 5, 7)}[dim]
     x = torch.randn(shape, dtype=torch.float64)

@@ -9,9 +9,9 @@ from stress.loading import ARCH, network, whole_model, write_mmengine, write_off
 
 from mmsmlp import SMLPNet, create_model
 from mmsmlp.checkpoint import UnfitWeightsError, read_checkpoint
-from mmsmlp.checkpoint_file import CheckpointFileError, check_checkpoint_file
 from mmsmlp.running import find_checkpoint, load_config, set_training
-from mmsmlp.spach_files import read_official
+from mmsmlp.weights.checkpoint_file import CheckpointFileError, check_checkpoint_file
+from mmsmlp.weights.spach_files import read_official
 
 
 @pytest.fixture

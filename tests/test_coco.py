@@ -8,7 +8,7 @@ import pytest
 from pycocotools import mask as mask_utils
 from pycocotools.coco import COCO
 
-from mmsmlp.coco import average_precision, coco_annotation, write_coco
+from mmsmlp.data.coco import average_precision, coco_annotation, write_coco
 
 
 def _disc() -> np.ndarray:

@@ -1,4 +1,4 @@
-"""mmsmlp.coco_check and its tool: mistakes that annotation files have, each named with its place and its remedy."""
+"""mmsmlp.data.coco_check and its tool: mistakes in annotation files, each named with its place and its remedy."""
 
 import copy
 import json
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from mmsmlp.coco_check import check_coco, check_config, split_coco
+from mmsmlp.data.coco_check import check_coco, check_config, split_coco
 
 ROOT = Path(__file__).parents[1]
 TOOL = ROOT / "tools/check_coco.py"

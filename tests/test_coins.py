@@ -15,7 +15,8 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from mmsmlp import coins, files, filesets
+from mmsmlp import coins, files
+from mmsmlp.data import filesets
 
 TOOL = Path(__file__).parents[1] / "tools" / "make_coins.py"
 NAMES = ("train", "val")
@@ -459,7 +460,7 @@ def test_the_tool_ends_with_one_line_on_an_error(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("module", ["skimage", "scipy", "PIL", "pycocotools"])
 def test_a_missing_package_names_the_extra(monkeypatch, module):
-    for loaded in ("mmsmlp.coins", "mmsmlp.coco"):
+    for loaded in ("mmsmlp.coins", "mmsmlp.data.coco"):
         monkeypatch.delitem(sys.modules, loaded, raising=False)
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ImportError, match=rf"{module}[^\n]*pip install -e .\.\[demo\]"):

@@ -20,13 +20,13 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmsmlp import SMLPNet, create_model, fuse_norms
-from mmsmlp.anchors import compare_anchors
 from mmsmlp.blocks import SMLPBlock
 from mmsmlp.checkpoint import reanchor
 from mmsmlp.deploy import fuse_checkpoint
-from mmsmlp.fused import can_fuse
 from mmsmlp.layers import ChannelAffine
+from mmsmlp.ops.fused import can_fuse
 from mmsmlp.valid_area import attach_valid_sizes
+from mmsmlp.weights.anchors import compare_anchors
 
 ROOT = Path(__file__).parents[1]
 DEMOS = {

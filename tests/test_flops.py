@@ -12,8 +12,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmsmlp import SMLPNet
-from mmsmlp.axis_mixing import choose_path
 from mmsmlp.flops import PARTS, build_pass, count_config, count_macs
+from mmsmlp.ops.axis_mixing import choose_path
 from mmsmlp.resize import DEFAULT_METHOD, antialiased_matrix, interpolation_matrix
 
 ROOT = Path(__file__).parents[1]

@@ -10,7 +10,7 @@ from torch import nn
 
 from mmsmlp import SMLPNet
 from mmsmlp.blocks import SMLPBlock
-from mmsmlp.fused import can_fuse
+from mmsmlp.ops.fused import can_fuse
 from mmsmlp.valid_area import attach_valid_sizes
 
 ARCH = {"embed_dims": 8, "depths": (1, 1, 2, 1)}

@@ -8,7 +8,7 @@ from mmengine.registry import MODELS, init_default_scope
 import mmsmlp
 from mmsmlp import SMLPNet, create_model
 from mmsmlp.resize import resize_axis_weight
-from mmsmlp.spach import convert_spach
+from mmsmlp.weights.spach import convert_spach
 
 SIZES = [(64, 64), (61, 83), (33, 96)]
 

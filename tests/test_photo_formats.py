@@ -13,7 +13,7 @@ from mmengine.registry import DATASETS, init_default_scope
 from PIL import Image
 from pycocotools import mask as mask_utils
 
-from mmsmlp.coco import load_coco
+from mmsmlp.data.coco import load_coco
 from mmsmlp.photos import (
     write_ade20k_format,
     write_cityscapes_format,

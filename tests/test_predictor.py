@@ -1,4 +1,4 @@
-"""mmsmlp.predictor: a model of each toolbox on one photograph at several sizes."""
+"""mmsmlp.web_demo.predictor: a model of each toolbox on one photograph at several sizes."""
 
 import re
 from pathlib import Path
@@ -9,7 +9,7 @@ import torch
 from made import few_objects, make_checkpoint
 from PIL import Image
 
-from mmsmlp.predictor import SIZES, Predictor
+from mmsmlp.web_demo.predictor import SIZES, Predictor
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = {

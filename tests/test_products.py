@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mmsmlp import products
-from mmsmlp.products import linear, weight_gradient
+from mmsmlp.ops import products
+from mmsmlp.ops.products import linear, weight_gradient
 
 SHAPES = [((5, 3), 4), ((2, 7, 9, 16), 48), ((1, 80), 1), ((0, 8), 4), ((2, 0, 3, 8), 4)]
 DTYPES = [torch.float32, torch.float64]

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from mmsmlp.coco import coco_annotation, write_coco
-from mmsmlp.scenes import ClassSet, CocoSet, LabelMapSet, mirrored_tiles, symmetry, write_extent, write_symmetries
+from mmsmlp.data.coco import coco_annotation, write_coco
+from mmsmlp.data.scenes import ClassSet, CocoSet, LabelMapSet, mirrored_tiles, symmetry, write_extent, write_symmetries
 
 HEIGHT, WIDTH = 7, 11
 

@@ -54,7 +54,7 @@ ALLOWED = {
     ("benchmarks/stress/interrupted.py", "torch.load"): "the same",
     ("benchmarks/stress/pickles.py", "pickle"): "makes the foreign checkpoints that have to be refused",
     ("benchmarks/stress/tools.py", "torch.load"): "the checkpoint that the line itself has just written",
-    ("mmsmlp/checkpoint_file.py", "pickle"): "goes through a pickle with inert objects for all that it names",
+    ("mmsmlp/weights/checkpoint_file.py", "pickle"): "goes through a pickle with inert objects for all that it names",
 }
 
 
@@ -133,7 +133,7 @@ def foreign(tmp_path) -> tuple[Path, Path]:
 
 
 def test_our_own_reader_of_checkpoints_runs_nothing(foreign):
-    from mmsmlp.spach_files import read_official
+    from mmsmlp.weights.spach_files import read_official
 
     path, mark = foreign
     with pytest.raises(ValueError, match="foreign.pth"):

@@ -15,7 +15,7 @@ from torch import nn
 
 from mmsmlp import SMLPNet
 from mmsmlp.resize import METHODS
-from mmsmlp.spach import convert_spach
+from mmsmlp.weights.spach import convert_spach
 
 OFFICIAL = json.loads((DATA / "official_keys.json").read_text())
 

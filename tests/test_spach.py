@@ -7,9 +7,9 @@ import torch
 from conftest import DATA, MINI
 
 from mmsmlp import SMLPNet
-from mmsmlp.arch import ARCHS, Arch, recognise
 from mmsmlp.checkpoint import reanchor
-from mmsmlp.spach import check_spach, convert_spach, export_spach, official_shapes
+from mmsmlp.weights.arch import ARCHS, Arch, recognise
+from mmsmlp.weights.spach import check_spach, convert_spach, export_spach, official_shapes
 
 OFFICIAL = json.loads((DATA / "official_keys.json").read_text())
 

@@ -24,8 +24,8 @@ from mmengine.runner import load_checkpoint
 
 from mmsmlp import SMLPNet
 from mmsmlp.resize import resize_axis_bias, resize_axis_weight
-from mmsmlp.spach import convert_spach
-from mmsmlp.spach_files import load_from_spach, read_official
+from mmsmlp.weights.spach import convert_spach
+from mmsmlp.weights.spach_files import load_from_spach, read_official
 
 ROOT = Path(__file__).parents[1]
 OFFICIAL = json.loads((DATA / "official_keys.json").read_text())
@@ -390,7 +390,7 @@ def test_of_several_processes_one_downloads_and_all_end_alike(files, server, fou
         server.bodies["/v1.0/smlp_s.pth"] = files["small"][0].read_bytes()
     code = (
         "import torch.distributed as dist\n"
-        "from mmsmlp.spach_files import load_from_spach\n"
+        "from mmsmlp.weights.spach_files import load_from_spach\n"
         "dist.init_process_group('gloo')\n"
         "print(load_from_spach('spach://smlp_s')['meta']['arch'])"
     )

@@ -25,7 +25,7 @@ from speed.worker import Row, Worker
 
 from mmsmlp import SMLPNet
 from mmsmlp.flops import count_macs
-from mmsmlp.spach import convert_spach
+from mmsmlp.weights.spach import convert_spach
 
 ROOT = Path(__file__).parents[1]
 

@@ -12,8 +12,8 @@ from mmengine.runner import Runner
 from study.causes import split, within
 from study.limits import boxes_only, limits
 
-from mmsmlp.coco import coco_annotation, write_coco
 from mmsmlp.coins import write_coins
+from mmsmlp.data.coco import coco_annotation, write_coco
 from mmsmlp.sweep import Sweep
 
 CONFIG = Path(__file__).parents[1] / "configs/demo/mask-rcnn_smlpnet-mini_coins.py"

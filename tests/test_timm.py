@@ -21,7 +21,7 @@ from timm.optim import create_optimizer_v2, param_groups_layer_decay
 import mmsmlp.timm
 from mmsmlp import SMLPNet
 from mmsmlp.resize import resize_axis_weight
-from mmsmlp.spach import convert_spach
+from mmsmlp.weights.spach import convert_spach
 
 ROOT = Path(__file__).parents[1]
 NAMES = ("smlpnet_tiny", "smlpnet_small", "smlpnet_base")
@@ -52,7 +52,7 @@ def same(first: dict, second: dict) -> bool:
 
 
 def to_rounding(first: torch.Tensor, second: torch.Tensor) -> bool:
-    """Blocks are computed in another order without gradients, with hooks and where they are traced (mmsmlp.fused)."""
+    """Blocks are computed in another order without gradients, with hooks and where traced (mmsmlp.ops.fused)."""
     return first.shape == second.shape and torch.allclose(first, second, rtol=1e-4, atol=1e-5)
 
 

@@ -1,4 +1,4 @@
-"""mmsmlp.uploads: which files are taken for photographs, and what becomes of them."""
+"""mmsmlp.web_demo.uploads: which files are taken for photographs, and what becomes of them."""
 
 import struct
 import zlib
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmsmlp.uploads import MAX_BYTES, RefusedUploadError, read_upload
+from mmsmlp.web_demo.uploads import MAX_BYTES, RefusedUploadError, read_upload
 
 
 @pytest.fixture(scope="module")

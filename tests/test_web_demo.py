@@ -248,7 +248,7 @@ def test_the_page_asks_no_other_machine_for_anything(server):
 
 
 def test_a_port_that_is_taken_is_named():
-    from mmsmlp.web_demo import listen
+    from mmsmlp.web_demo.page import listen
 
     with listen("127.0.0.1", 0) as taken:
         port = taken.getsockname()[1]

@@ -14,7 +14,7 @@ from mmengine.runner import Runner, load_checkpoint
 
 from mmsmlp import SMLPNet
 from mmsmlp.photos import write_ade20k_format, write_cityscapes_format, write_coco_format
-from mmsmlp.spach import export_spach
+from mmsmlp.weights.spach import export_spach
 
 ROOT = Path(__file__).parents[1]
 CLASSIFIERS = [ROOT / c for c in zoo.configs() if "/classification/" in c]

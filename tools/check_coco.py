@@ -19,7 +19,7 @@ def main() -> None:
     if is_config == bool(args.photos) or (is_config and args.split is not None):
         parser.error("give a config alone, or an annotation file with its folder of photographs")
     try:
-        from mmsmlp.coco_check import check_coco, check_config, split_coco
+        from mmsmlp.data.coco_check import check_coco, check_config, split_coco
 
         reports = check_config(args.source) if is_config else [check_coco(args.source, args.photos)]
         for report in reports:

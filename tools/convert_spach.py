@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 from mmsmlp.checkpoint import read_checkpoint, write_checkpoint
-from mmsmlp.spach import check_spach, export_spach
-from mmsmlp.spach_files import SCHEME, load_from_spach
+from mmsmlp.weights.spach import check_spach, export_spach
+from mmsmlp.weights.spach_files import SCHEME, load_from_spach
 
 
 def main() -> None:

@@ -11,9 +11,9 @@ from mmengine.logging import MMLogger
 from rich.console import Console
 from rich.table import Table
 
-from mmsmlp.anchors import compare_anchors, reanchor_checkpoint
 from mmsmlp.checkpoint import read_checkpoint, write_checkpoint
 from mmsmlp.resize import DEFAULT_METHOD, METHODS
+from mmsmlp.weights.anchors import compare_anchors, reanchor_checkpoint
 
 
 def main() -> None:

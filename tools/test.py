@@ -10,9 +10,9 @@ import sys
 from mmengine.config import DictAction
 
 from mmsmlp.checkpoint import UnfitWeightsError
-from mmsmlp.checkpoint_file import CheckpointFileError
 from mmsmlp.running import LAUNCHERS, build_runner, find_checkpoint, load_config
 from mmsmlp.testing import augment_test, draw_test, dump_test
+from mmsmlp.weights.checkpoint_file import CheckpointFileError
 
 
 def main() -> None:

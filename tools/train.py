@@ -11,8 +11,8 @@ import sys
 from mmengine.config import DictAction
 
 from mmsmlp.checkpoint import UnfitWeightsError
-from mmsmlp.checkpoint_file import CheckpointFileError
 from mmsmlp.running import LAUNCHERS, build_runner, load_config, set_training
+from mmsmlp.weights.checkpoint_file import CheckpointFileError
 
 
 def main() -> None:

@@ -20,8 +20,8 @@ def main() -> None:
     parser.add_argument("--score", type=float, default=0.3, help="least score of a detection (default: %(default)s)")
     args = parser.parse_args()
     try:
-        from mmsmlp.predictor import Predictor
-        from mmsmlp.web_demo import listen, serve
+        from mmsmlp.web_demo.page import listen, serve
+        from mmsmlp.web_demo.predictor import Predictor
 
         listener = listen(args.host, args.port)
         predictor = Predictor(args.config, args.checkpoint, args.device, args.score)

@@ -11,8 +11,8 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
-from mmsmlp.coco import average_precision, load_coco, mask_utils, write_coco
 from mmsmlp.coins import CATEGORIES
+from mmsmlp.data.coco import average_precision, load_coco, mask_utils, write_coco
 from padding.views import BATCH, View, ground_truth
 
 _MIN_SCORE = 0.3  # of the detections that are looked up in the other run

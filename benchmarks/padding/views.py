@@ -5,8 +5,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from mmsmlp.coco import coco_annotation
 from mmsmlp.coins import split
+from mmsmlp.data.coco import coco_annotation
 
 BATCH = 8
 _ZOOM = (0.75, 1.5)

@@ -24,7 +24,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mmsmlp.products import linear
+from mmsmlp.ops.products import linear
 from speed import bars, plan, report, wholes
 from speed.backbones import BACKBONES
 from speed.matrix_peak import SIZES, matrix_peak

@@ -14,7 +14,7 @@ from torch import Tensor
 from mmsmlp import SMLPNet, create_model
 from mmsmlp.checkpoint import UnfitWeightsError
 from mmsmlp.running import find_checkpoint
-from mmsmlp.spach import export_spach
+from mmsmlp.weights.spach import export_spach
 
 ARCH = {"embed_dims": 8, "depths": (1, 1, 2, 1)}
 SIZE = 64

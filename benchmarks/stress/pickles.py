@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from mmengine.logging import HistoryBuffer
 
-from mmsmlp.spach import export_spach
+from mmsmlp.weights.spach import export_spach
 from stress.loading import WAYS, by_spach, fault_of, network, silence, whole_model
 from stress.rows import Outcome
 

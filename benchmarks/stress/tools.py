@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from mmsmlp import SMLPNet
-from mmsmlp.spach import export_spach
+from mmsmlp.weights.spach import export_spach
 from stress.loading import SIZE, network, silence, whole_model, write_mmengine
 from stress.rows import Outcome
 

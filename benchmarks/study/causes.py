@@ -21,7 +21,7 @@ from pycocotools import mask as mask_utils
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from mmsmlp.coco import average_precision, load_coco, write_coco
+from mmsmlp.data.coco import average_precision, load_coco, write_coco
 from mmsmlp.files import atomic_directory
 
 # TIDE's thresholds: from an IoU of 0.5 on a detection finds an object, below 0.1 it is background.
@@ -53,10 +53,10 @@ def split(annotations: str | Path, detections: str | Path, limit: int) -> dict:
         limit (int): Detections of a class per image that count, the best-scored ones.
 
     Returns:
-        dict: ``bbox_mAP`` and ``bbox_mAP_50`` in [0, 1], of :func:`mmsmlp.coco.average_precision`; ``restored``, what
-            both gain by each oracle. ``localisation``: of the detections with the same best object, at an IoU of 0.1 or
-            more, the best-scored one gets the object's box; the others stay as they are, duplicates. ``scores``: the
-            detections are ranked by their IoU with the object that they are assigned to, one per object, so that at
+        dict: ``bbox_mAP`` and ``bbox_mAP_50`` in [0, 1], of :func:`mmsmlp.data.coco.average_precision`; ``restored``,
+            what both gain by each oracle. ``localisation``: of the detections with the same best object, at an IoU of
+            0.1 or more, the best-scored one gets the object's box; the others stay as they are, duplicates. ``scores``:
+            the detections are ranked by their IoU with the object that they are assigned to, one per object, so that at
             every threshold the true positives come above the false ones. ``both``: the second after the first; what is
             missing still are objects without a detection.
             ``objects`` and ``detections``, numbers; ``missed``, the share of objects that no detection overlaps by an

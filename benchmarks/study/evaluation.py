@@ -11,9 +11,9 @@ import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
 
+from mmsmlp.data.scenes import write_extent, write_symmetries
 from mmsmlp.files import atomic_file
 from mmsmlp.resize import METHODS
-from mmsmlp.scenes import write_extent, write_symmetries
 from mmsmlp.sweep import Point, Sweep
 from mmsmlp.tasks import class_name, find_task
 from study.limits import boxes_only

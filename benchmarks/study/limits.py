@@ -17,7 +17,7 @@ from mmengine.runner import Runner
 from pycocotools.coco import COCO
 from torch import nn
 
-from mmsmlp.coco import load_coco
+from mmsmlp.data.coco import load_coco
 from mmsmlp.sweep import Point, Sweep
 from mmsmlp.tasks import class_name
 from study.causes import evaluate_coco

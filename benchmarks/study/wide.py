@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from mmsmlp.coco import load_coco
+from mmsmlp.data.coco import load_coco
 from mmsmlp.files import atomic_file
 from mmsmlp.resize import DEFAULT_METHOD
 from study.causes import split, within

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mmsmlp.coco import coco_annotation, mask_utils
-from mmsmlp.filesets import Content, write_set
+from mmsmlp.data.coco import coco_annotation, mask_utils
+from mmsmlp.data.filesets import Content, write_set
 from mmsmlp.photos.photographs import photograph, window
 
 try:
@@ -103,7 +103,7 @@ def write_coco_format(root: str | Path, size: tuple[int, int] = (480, 640), over
 
     Raises:
         ValueError: an image would have less than 64 pixels along an axis.
-        FileExistsError: as in :func:`mmsmlp.filesets.write_set`.
+        FileExistsError: as in :func:`mmsmlp.data.filesets.write_set`.
         OSError: ``root`` cannot be written.
     """
     contents: dict[str, Content] = {}
@@ -143,7 +143,7 @@ def write_ade20k_format(root: str | Path, size: tuple[int, int] = (512, 683), ov
 
     Raises:
         ValueError: an image would have less than 64 pixels along an axis.
-        FileExistsError: as in :func:`mmsmlp.filesets.write_set`.
+        FileExistsError: as in :func:`mmsmlp.data.filesets.write_set`.
         OSError: ``root`` cannot be written.
     """
     contents: dict[str, Content] = {}
@@ -171,7 +171,7 @@ def write_cityscapes_format(root: str | Path, size: tuple[int, int] = (1024, 204
 
     Raises:
         ValueError: an image would have less than 64 pixels along an axis.
-        FileExistsError: as in :func:`mmsmlp.filesets.write_set`.
+        FileExistsError: as in :func:`mmsmlp.data.filesets.write_set`.
         OSError: ``root`` cannot be written.
     """
     height, width = _sizes(size, 1)[0]
@@ -208,7 +208,7 @@ def write_imagenet_format(
 
     Raises:
         ValueError: an image would have less than 64 pixels along an axis.
-        FileExistsError: as in :func:`mmsmlp.filesets.write_set`.
+        FileExistsError: as in :func:`mmsmlp.data.filesets.write_set`.
         OSError: ``root`` cannot be written.
     """
     contents: dict[str, Content] = {}

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
+from mmsmlp.data.filesets import png, read_image, write_set
 from mmsmlp.files import atomic_file
-from mmsmlp.filesets import png, read_image, write_set
 from mmsmlp.photos.photographs import NAMES, grey_photograph
 
 try:

@@ -14,9 +14,9 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
 
-from mmsmlp.arch import some
 from mmsmlp.checkpoint import read_checkpoint
 from mmsmlp.running import find_checkpoint, load_config
+from mmsmlp.weights.arch import some
 
 _BACKBONE = "backbone."
 _SEED = 0  # of the weights of a network without a checkpoint

@@ -21,10 +21,10 @@ from mmengine.logging import print_log
 from mmengine.runner import CheckpointLoader
 from torch import Tensor
 
-from mmsmlp.arch import Arch, some
-from mmsmlp.checkpoint_file import CheckpointFileError, check_whole, not_finite
 from mmsmlp.files import atomic_file
-from mmsmlp.spach import check_spach, convert_spach
+from mmsmlp.weights.arch import Arch, some
+from mmsmlp.weights.checkpoint_file import CheckpointFileError, check_whole, not_finite
+from mmsmlp.weights.spach import check_spach, convert_spach
 
 SCHEME = "spach://"
 RELEASE_URL = "https://github.com/microsoft/SPACH/releases/download/v1.0"

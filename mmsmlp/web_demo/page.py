@@ -27,10 +27,10 @@ from starlette.responses import PlainTextResponse
 try:
     import gradio as gr
 except ModuleNotFoundError as error:
-    raise ImportError(f"mmsmlp.web_demo needs gradio ({error}): pip install -e '.[web]' in its clone") from error
+    raise ImportError(f"mmsmlp.web_demo.page needs gradio ({error}): pip install -e '.[web]' in its clone") from error
 
-from mmsmlp.predictor import SIZES, Prediction, Predictor
-from mmsmlp.uploads import FORMATS, MAX_BYTES, MAX_PIXELS, RefusedUploadError, read_upload
+from mmsmlp.web_demo.predictor import SIZES, Prediction, Predictor
+from mmsmlp.web_demo.uploads import FORMATS, MAX_BYTES, MAX_PIXELS, RefusedUploadError, read_upload
 
 COMPARED = (96, 128, 192, 256, 384, 512, 768, 1024)  # sizes that can be compared
 KEPT = 3600  # seconds that uploads and pictures stay on the disk; all go when the server ends

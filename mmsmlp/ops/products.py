@@ -3,7 +3,7 @@
 ``torch.mm`` in float32 goes to MKL, which reaches half of oneDNN's rate on the AMD CPU of docs/performance.md. PyTorch
 brings oneDNN along in its own builds, and its product computes GELU on the way out. The operator is one that
 TorchInductor emits; it is not documented, so each use falls back on ``torch.mm`` where it is missing. It has no
-autograd formula: this module is for :mod:`mmsmlp.fused`, which brings its own.
+autograd formula: this module is for :mod:`mmsmlp.ops.fused`, which brings its own.
 """
 
 from __future__ import annotations

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 from mmengine.logging import print_log
 
-from mmsmlp.coco import write_coco
+from mmsmlp.data.coco import write_coco
 from mmsmlp.files import atomic_directory
 
 try:
     from PIL import Image
 except ModuleNotFoundError as error:
-    raise ImportError(f"mmsmlp.filesets needs Pillow ({error}): pip install -e '.[demo]' in its clone") from error
+    raise ImportError(f"mmsmlp.data.filesets needs Pillow ({error}): pip install -e '.[demo]' in its clone") from error
 
 Content = np.ndarray | dict | bytes
 
@@ -27,7 +27,7 @@ def write_set(
     Args:
         root: the set's folder; missing parent folders are made.
         contents: file name relative to ``root`` -> an image, (H, W) or (H, W, 3) uint8, written as PNG; the arguments
-            of :func:`mmsmlp.coco.write_coco` without the path; or the file's bytes.
+            of :func:`mmsmlp.data.coco.write_coco` without the path; or the file's bytes.
         title: what the messages call the set, for example 'coins set'.
         tool: the command that they name, for example 'make_coins.py'.
         overwrite: rebuild an existing set, complete or damaged.

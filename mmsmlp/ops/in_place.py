@@ -1,11 +1,11 @@
 """The parts of sMLPNet's block without gradients, in the memory of one map.
 
-Used by :mod:`mmsmlp.fused` where nothing is kept for a backward pass. Norms with running statistics are folded into the
-convolution and an affine map, in every pass where :mod:`mmsmlp.folding` has not done it once. A part works on some
-lines of the map at a time, which a cache holds, and writes its result over its input wherever that is its own; so each
-block of layers takes one new map of memory. That is what counts on large images: the memory allocator returns maps of
-tens of megabytes to the system when they are freed, and each page of a new one costs a fault when it is first written
-(docs/performance.md has the figures).
+Used by :mod:`mmsmlp.ops.fused` where nothing is kept for a backward pass. Norms with running statistics are folded
+into the convolution and an affine map, in every pass where :mod:`mmsmlp.folding` has not done it once. A part works on
+some lines of the map at a time, which a cache holds, and writes its result over its input wherever that is its own; so
+each block of layers takes one new map of memory. That is what counts on large images: the memory allocator returns
+maps of tens of megabytes to the system when they are freed, and each page of a new one costs a fault when it is first
+written (docs/performance.md has the figures).
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmsmlp.axis_mixing import add_product, choose_path, two_tap_factors
 from mmsmlp.layers import ChannelAffine
-from mmsmlp.products import linear
+from mmsmlp.ops.axis_mixing import add_product, choose_path, two_tap_factors
+from mmsmlp.ops.products import linear
+from mmsmlp.ops.taps import CHUNK_VALUES, Taps, add_combined, combine
 from mmsmlp.resize import resize_axis_bias, resize_axis_weight
-from mmsmlp.taps import CHUNK_VALUES, Taps, add_combined, combine
 
 gelu = torch.ops.aten.gelu
 gelu_ = torch.ops.aten.gelu_

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 from pycocotools.coco import COCO
 
-from mmsmlp.coco import coco_annotation, load_coco, write_coco
+from mmsmlp.data.coco import coco_annotation, load_coco, write_coco
 from mmsmlp.files import atomic_directory
 
 # A copy of an image within a scene: its top row, its left column and its `symmetry`.

@@ -1,6 +1,6 @@
 """Names and shapes of the official weights (microsoft/SPACH, ``models/smlp.py``): check, convert, export.
 
-Pure functions on state dicts; :mod:`mmsmlp.spach_files` downloads and reads the files.
+Pure functions on state dicts; :mod:`mmsmlp.weights.spach_files` downloads and reads the files.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from mmsmlp.arch import Arch, recognise, some
+from mmsmlp.weights.arch import Arch, recognise, some
 
 # Official names within a block -> ours. Beware: `proj_h` mixes along W, it is a 1x1 convolution whose channels are the
 # columns; `proh_w` (sic) mixes along H.

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mmsmlp.ops.taps import Taps, combine
 from mmsmlp.resize import (
     antialiased_matrix,
     cached_matrix,
@@ -31,7 +32,6 @@ from mmsmlp.resize import (
     resize_axis_weight,
 )
 from mmsmlp.symbols import is_compiling, is_fixed
-from mmsmlp.taps import Taps, combine
 
 
 @dataclass(frozen=True)
@@ -96,8 +96,8 @@ def choose_path(
             with their steps rounded one by one they would be less accurate than the dense path.
         traced (bool): Whether the operations are recorded by ``torch.compile``, ``torch.export`` or
             ``torch.jit.trace``: then not two-tap, whose operator few exporters know.
-        channels (int): Number of channels that are fused along the way (:mod:`mmsmlp.fused`): on the m positions of the
-            dense path, on the n of two-tap; low rank is not for that.
+        channels (int): Number of channels that are fused along the way (:mod:`mmsmlp.ops.fused`): on the m positions of
+            the dense path, on the n of two-tap; low rank is not for that.
 
     Returns:
         str: 'dense', 'low_rank' or 'two_tap'; 'dense' where m is a symbol, so that one graph serves any.

@@ -12,7 +12,7 @@ try:
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 except ModuleNotFoundError as error:
-    raise ImportError(f"mmsmlp.coco needs pycocotools ({error}): pip install -e '.[demo]' in its clone") from error
+    raise ImportError(f"mmsmlp.data.coco needs pycocotools ({error}): pip install -e '.[demo]' in its clone") from error
 
 
 def coco_annotation(mask: np.ndarray, image_id: int, annotation_id: int, category_id: int) -> dict:

@@ -11,12 +11,13 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from mmsmlp.coco import write_coco
+from mmsmlp.data.coco import write_coco
 
 try:
     from PIL import Image
 except ModuleNotFoundError as error:
-    raise ImportError(f"mmsmlp.coco_check needs Pillow ({error}): pip install -e '.[demo]' in its clone") from error
+    remedy = "pip install -e '.[demo]' in its clone"
+    raise ImportError(f"mmsmlp.data.coco_check needs Pillow ({error}): {remedy}") from error
 
 _LISTS = ("images", "annotations", "categories")
 _OUTSIDE = 1.0  # pixels that a box may stick out: tools round differently

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from mmsmlp.arch import Arch, recognise
 from mmsmlp.checkpoint import has_folded_norms, reanchor
 from mmsmlp.resize import DEFAULT_METHOD
 from mmsmlp.smlpnet import SMLPNet
+from mmsmlp.weights.arch import Arch, recognise
 
 _STEM = "downsample_layers.0.weight"
 

@@ -7,8 +7,8 @@ What is different:
   is larger than the anchor, channels are mixed on the anchor's fewer positions.
 - Less is kept for the backward pass: the inputs of norms, of the convolution and of the axes, and the channel MLP's
   hidden layer before its activation. Norms and activations are computed again.
-- Without gradients there is :mod:`mmsmlp.in_place`.
-- Products go through :mod:`mmsmlp.products`.
+- Without gradients there is :mod:`mmsmlp.ops.in_place`.
+- Products go through :mod:`mmsmlp.ops.products`.
 
 docs/performance.md has what each brings.
 """
@@ -24,12 +24,12 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmsmlp import in_place
-from mmsmlp.axis_mixing import add_product, is_traced, lines_of, product_dtype
-from mmsmlp.in_place import axis_of, scale_and_shift, thirds
 from mmsmlp.layers import AxisLinear, ChannelAffine, DropPath
-from mmsmlp.products import linear, weight_gradient
-from mmsmlp.taps import add_combined, combine
+from mmsmlp.ops import in_place
+from mmsmlp.ops.axis_mixing import add_product, is_traced, lines_of, product_dtype
+from mmsmlp.ops.in_place import axis_of, scale_and_shift, thirds
+from mmsmlp.ops.products import linear, weight_gradient
+from mmsmlp.ops.taps import add_combined, combine
 from mmsmlp.valid_area import Sizes, on_each_image
 
 # Where it was measured. Operations counted on the meta device are those of a CPU.
