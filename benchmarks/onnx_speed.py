@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
+from speed.onnx_file import open_session
 from torch.nn.modules.batchnorm import _BatchNorm
 
 import mmsmlp
@@ -111,7 +112,7 @@ def evaluate(checkpoint: str, path: Path | None) -> dict[str, float]:
     cfg.work_dir, cfg.load_from, cfg.log_level = str(FOLDER / "logs"), find_checkpoint(checkpoint), "ERROR"
     runner = Runner.from_cfg(cfg)
     if path is not None:
-        session = open_session(path)
+        session = open_session(path, torch.get_num_threads())
 
         def encode_decode(inputs: torch.Tensor, _) -> torch.Tensor:
             return torch.from_numpy(session.run(None, {"images": inputs.numpy()})[0])
@@ -119,15 +120,6 @@ def evaluate(checkpoint: str, path: Path | None) -> dict[str, float]:
         runner.model.encode_decode = encode_decode
     metrics = runner.test()
     return {key: float(metrics[key]) for key in ("mIoU", "aAcc")}
-
-
-def open_session(path: Path):
-    """A session on as many threads as PyTorch has."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
 def measure(rounds: int) -> dict:
@@ -138,7 +130,8 @@ def measure(rounds: int) -> dict:
         images = torch.randn(count, 3, height, width, generator=torch.Generator().manual_seed(0))
         runs: dict[str, Callable[[], object]] = {"PyTorch": lambda m=parts[model], x=images: m(x)}
         for precision in PRECISIONS:
-            session, feed = open_session(file_of(model, precision)), {"images": images.numpy()}
+            session = open_session(file_of(model, precision), torch.get_num_threads())
+            feed = {"images": images.numpy()}
             runs[precision] = lambda s=session, f=feed: s.run(None, f)
         seconds = {key: [] for key in runs}
         with torch.inference_mode():

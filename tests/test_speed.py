@@ -25,6 +25,7 @@ from speed.worker import Row, Worker
 
 from mmsmlp import SMLPNet
 from mmsmlp.flops import count_macs
+from mmsmlp.onnx_export.write import OLDEST_TORCH
 from mmsmlp.weights.spach import convert_spach
 
 ROOT = Path(__file__).parents[1]
@@ -203,6 +204,15 @@ def test_the_plan_is_the_issues():
         f"{task}, {backbone}" for task in ("Mask R-CNN", "UperNet") for backbone in ("ResNet-50", "Swin-T", "sMLPNet-T")
     }
     assert {(row.mode, row.dtype, row.shape) for row in rows} >= bars.JUDGED
+    by_onnxruntime = {(row.model, row.mode, row.dtype, row.shape) for row in rows if row.run == plan.ONNX}
+    assert by_onnxruntime == {(OURS, "eval", "fp32", shape) for shape in plan.SHAPES}
+
+
+def test_where_nothing_can_be_exported_the_rows_of_onnxruntime_are_left_out():
+    groups = list(plan.groups("cpu", ["backbones"], only=[OURS]))
+    kept = plan.without_onnx(groups)
+    assert len(kept) == len(groups)
+    assert {row.run for group in kept for row in group} == {"eager"}
 
 
 def test_a_gpu_runs_backbones_compiled_and_as_graphs_too():
@@ -273,6 +283,8 @@ def test_bars_are_read_off_the_rows_that_they_name():
     for bar in bars.BARS[:-1]:
         assert bar.holds(bar.value(a_run())), bar.name
         assert not bar.holds(bar.bound * (0.99 if bar.sense == bars.AT_LEAST else 1.01)), bar.name
+    by_onnxruntime = a_row(ms=1.0, peak_mb=1.0, run=plan.ONNX)
+    assert bars.figure([*a_run(), by_onnxruntime], "median_ms", OURS, "eval", (8, 224, 224)) == 100.0
     slower = [row | {"median_ms": 1.02 * row["median_ms"]} if row["model"] == OURS else row for row in a_run()]
     failed = [bar.name for bar in bars.BARS[:-1] if not bar.holds(bar.value(slower))]
     assert len(failed) == 6  # all but memory, the peak and the time per pixel
@@ -340,7 +352,13 @@ def test_the_command_measures_resumes_and_judges(tmp_path):
     second = run_command(tmp_path, *options, "--resume")
     assert second.returncode == 0, second.stderr
     resumed = json.loads((tmp_path / "results.json").read_text())
-    assert [row["mode"] for row in resumed] == ["eval", "eval", "train", "train"]
+    eager, by_onnxruntime = ([row for row in resumed if (row["run"] == plan.ONNX) is onnx] for onnx in (False, True))
+    assert [row["mode"] for row in eager] == ["eval", "eval", "train", "train"]
+    if torch.__version__ >= OLDEST_TORCH:
+        assert [(row["model"], row["mode"]) for row in by_onnxruntime] == [(OURS, "eval")]
+    else:
+        assert by_onnxruntime == []
+        assert "without the rows of onnxruntime: " in second.stderr
     kept = [row["median_ms"] for row in resumed if row["mode"] == "train"]
     assert kept == [row["median_ms"] for row in rows]
     judged = run_command(tmp_path, "--check")

@@ -25,7 +25,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from mmsmlp.ops.products import linear
-from speed import bars, plan, report, wholes
+from speed import bars, onnx_file, plan, report, wholes
 from speed.backbones import BACKBONES
 from speed.matrix_peak import SIZES, matrix_peak
 from speed.timing import Settings, measure
@@ -55,9 +55,15 @@ def _measure(args: argparse.Namespace, results: list[dict], path: Path) -> list[
     """Measure what is planned and not among the results; all results together, in the plan's order."""
     groups = list(plan.groups(args.device, args.part, args.shapes, args.modes, args.dtypes, args.only))
     settings = Settings(args.device, args.threads, args.sessions, args.repeats)
-    import_beforehand(plan.packages(groups))
     torch.set_num_threads(args.threads)
     console = Console(stderr=True)
+    if any(row.run == plan.ONNX for group in groups for row in group):
+        try:
+            settings = replace(settings, onnx=onnx_file.write_file(args.out))
+        except (ModuleNotFoundError, ValueError) as error:
+            console.print(f"without the rows of onnxruntime: {error}")
+            groups = plan.without_onnx(groups)
+    import_beforehand(plan.packages(groups))
     where = {"device": args.device, "machine": _machine(args.device), "threads": args.threads}
     where["torch"] = torch.__version__
     console.print(f"{where['machine']}, {args.threads} threads, torch {torch.__version__}")

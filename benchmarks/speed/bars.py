@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from speed.backbones import OURS, PAPER, macs
-from speed.plan import SIZES
+from speed.plan import ONNX, SIZES
 
 CLASSIFIED, DENSE = (8, 224, 224), (1, 800, 1344)
 SIDES = (BASE, LARGE) = (224, 4096)  # pixels, for the cost per pixel
@@ -39,13 +39,14 @@ class Bar:
 def figure(
     results: Sequence[dict], key: str, model: str, mode: str, shape: tuple, dtype: str = "fp32", device: str = "cpu"
 ) -> float:
-    """A figure of one row, the best of its runs on a GPU.
+    """A figure of one row in PyTorch, the best of its runs on a GPU.
 
     Raises:
         KeyError: If there is no such row.
     """
     wanted = (device, model, mode, dtype, list(shape))
-    found = [r[key] for r in results if (r["device"], r["model"], r["mode"], r["dtype"], r["shape"]) == wanted]
+    rows = [r for r in results if r["run"] != ONNX]
+    found = [r[key] for r in rows if (r["device"], r["model"], r["mode"], r["dtype"], r["shape"]) == wanted]
     if not found:
         raise KeyError(f"{model}, {mode}, {dtype} at {' x '.join(map(str, shape))} on {device}")
     return min(found)

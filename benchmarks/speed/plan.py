@@ -13,6 +13,7 @@ SHAPES = ((8, 224, 224), (2, 512, 512), (1, 800, 1344), (1, 1024, 2048))
 SIZES = ((1, 1024, 1024), (1, 2048, 2048))  # for the time per pixel
 MODES, DTYPES = ("eval", "train"), ("fp32", "bf16")
 RUNS = {"cpu": ("eager",), "cuda": ("eager", "compiled", "graphed")}
+ONNX = "onnxruntime"  # of sMLPNet-T in eval and fp32, on a CPU
 
 Group = tuple[Row, ...]
 
@@ -51,7 +52,10 @@ def _all_groups(device, parts, shapes, modes, dtypes) -> Iterator[Group]:
                 for mode in modes:
                     names = [name for name, b in BACKBONES.items() if b.runs(mode, shape[1:], device)]
                     runs = RUNS[device]
-                    yield tuple(Row("backbones", name, mode, dtype, shape, run) for run in runs for name in names)
+                    rows = [Row("backbones", name, mode, dtype, shape, run) for run in runs for name in names]
+                    if (mode, dtype, device) == ("eval", "fp32", "cpu"):
+                        rows.append(Row("backbones", OURS, mode, dtype, shape, ONNX))
+                    yield tuple(rows)
     if "sizes" in parts and "eval" in modes:
         yield tuple(Row("sizes", OURS, "eval", "fp32", shape) for shape in SIZES)
     if "models" in parts:
@@ -59,6 +63,12 @@ def _all_groups(device, parts, shapes, modes, dtypes) -> Iterator[Group]:
             for mode in modes:
                 names = [name for name in wholes.WHOLES if name.startswith(f"{task}, ")]
                 yield tuple(Row("models", name, mode, "fp32", shape) for name in names)
+
+
+def without_onnx(planned: Sequence[Group]) -> list[Group]:
+    """The groups without the rows of onnxruntime, where it or the exporter is missing."""
+    kept = [tuple(row for row in group if row.run != ONNX) for group in planned]
+    return [group for group in kept if group]
 
 
 def packages(planned: Sequence[Group]) -> set[str]:

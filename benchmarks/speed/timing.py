@@ -6,8 +6,9 @@ import math
 import statistics
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
-from speed.plan import Group
+from speed.plan import ONNX, Group
 from speed.worker import Row, Sample, Worker
 
 
@@ -21,6 +22,7 @@ class Settings:
         sessions (int): Fresh processes of each row, one after the other; each gives one figure of memory.
         repeats (int): Timed runs of each row in all, where they are quick.
         limit (float): Seconds of rounds in a session, after the first passes.
+        onnx (Path | None): The file that onnxruntime runs, where there are such rows.
     """
 
     device: str
@@ -28,6 +30,7 @@ class Settings:
     sessions: int = 3
     repeats: int = 9
     limit: float = 15.0
+    onnx: Path | None = None
 
 
 def measure(group: Group, settings: Settings, report: Callable[[Row], None] = lambda row: None) -> list[dict]:
@@ -57,7 +60,8 @@ def measure(group: Group, settings: Settings, report: Callable[[Row], None] = la
         workers: dict[Row, Worker] = {}
         try:
             for row in group:
-                workers[row] = Worker(row, settings.device, settings.threads)
+                onnx = settings.onnx if row.run == ONNX else None
+                workers[row] = Worker(row, settings.device, settings.threads, onnx)
             first = {}
             for row in _order(group, session):
                 report(row)

@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 import torch
 
@@ -32,7 +33,7 @@ class Row:
         mode (str): 'eval' or 'train'.
         dtype (str): 'fp32' or 'bf16'.
         shape (tuple[int, int, int]): Images (N, H, W).
-        run (str): 'eager', 'compiled', or 'graphed': compiled, and replayed as one CUDA graph.
+        run (str): 'eager', 'compiled', 'graphed': compiled, and replayed as one CUDA graph; or 'onnxruntime'.
     """
 
     part: str
@@ -65,16 +66,17 @@ class Worker:
     Args:
         row (Row): What it measures.
         device (str): 'cpu' or 'cuda'.
-        threads (int): Threads of PyTorch's operators on a CPU.
+        threads (int): Threads of the operators on a CPU.
+        onnx (Path | None): The file that onnxruntime runs, for such rows.
 
     Raises:
         RuntimeError: If the process fails, then or later, with the process's own traceback.
     """
 
-    def __init__(self, row: Row, device: str, threads: int):
+    def __init__(self, row: Row, device: str, threads: int, onnx: Path | None = None):
         self.row = row
         self._connection, other = CONTEXT.Pipe()
-        self._process = CONTEXT.Process(target=_serve, args=(other, row, device, threads), daemon=True)
+        self._process = CONTEXT.Process(target=_serve, args=(other, row, device, threads, onnx), daemon=True)
         self._process.start()
         other.close()
         self._ask()
@@ -117,15 +119,15 @@ def import_beforehand(packages: Iterable[str]) -> None:
     CONTEXT.set_forkserver_preload(["speed.backbones", *packages])
 
 
-def _serve(connection: Connection, row: Row, device: str, threads: int) -> None:
+def _serve(connection: Connection, row: Row, device: str, threads: int, onnx: Path | None) -> None:
     """The process: runs until the other end is closed, or answers why it cannot."""
     try:
-        _follow_orders(connection, row, device, threads)
+        _follow_orders(connection, row, device, threads, onnx)
     except Exception:
         connection.send(Failure(f"failed:\n{traceback.format_exc()}"))
 
 
-def _follow_orders(connection: Connection, row: Row, device: str, threads: int) -> None:
+def _follow_orders(connection: Connection, row: Row, device: str, threads: int, onnx: Path | None) -> None:
     """Build, say so, run as often as asked."""
     from speed.memory_peak import MemoryPeak
 
@@ -133,7 +135,10 @@ def _follow_orders(connection: Connection, row: Row, device: str, threads: int) 
     warnings.filterwarnings("ignore")  # the toolboxes, of their own configs
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    make_step, macs = _whole(row, device) if row.part == "models" else _backbone(row, device)
+    if row.part == "models":
+        make_step, macs = _whole(row, device)
+    else:
+        make_step, macs = _onnx(row, onnx) if onnx else _backbone(row, device)
     peak = MemoryPeak(device)
     step = make_step()
     connection.send("ready")
@@ -177,6 +182,16 @@ def _backbone(row: Row, device: str) -> tuple[Callable, Callable]:
         return _graphed(step) if row.run == "graphed" else step
 
     return make_step, lambda: backbones.macs(row.model, row.shape)
+
+
+def _onnx(row: Row, path: Path) -> tuple[Callable, Callable]:
+    """The same for a file in onnxruntime. Its operations are taken to be those of the model in PyTorch."""
+    from speed import backbones, onnx_file
+
+    make_pass = onnx_file.make_pass(path)
+    images = torch.randn(row.shape[0], 3, *row.shape[1:])
+    make_pass(torch.zeros(1, 3, 32, 32))()  # starts threads; it keeps the memory of a pass, so a small one
+    return lambda: make_pass(images), lambda: backbones.macs(row.model, row.shape)
 
 
 def _whole(row: Row, device: str) -> tuple[Callable, Callable]:
