@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from base64 import urlsafe_b64encode
 from pathlib import Path
@@ -18,7 +19,7 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
 
-from setup_env import cli, constraints, environment, operators, process  # noqa: E402  (tools/ is no package)
+from setup_env import cli, constraints, environment, operators, preflight, process  # noqa: E402  (tools/ is no package)
 from setup_env.stacks import STACKS  # noqa: E402
 
 SCRIPT = [sys.executable, str(ROOT / "tools" / "setup_env")]
@@ -105,6 +106,15 @@ def test_a_missing_compiler_is_named_with_the_remedy(tmp_path, broken):
 def test_too_little_disk_space_is_named_before_anything_is_made():
     line = fails("--folder", "/proc/venv", "--python", sys.executable)
     assert re.search(r"disk of /proc has 0\.0 GB free and the set-up needs \d", line)
+
+
+@pytest.mark.parametrize(("installed", "downloads", "room"), [(0.2, 0.2, True), (0.5, 0.3, False)])
+def test_on_a_short_disk_the_cache_is_given_up_first(tmp_path, monkeypatch, installed, downloads, room):
+    free = shutil.disk_usage(tmp_path).free / 1e9
+    monkeypatch.setattr(preflight, "needed_space", lambda: preflight.Space(installed * free, downloads * free))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("PIP_CACHE_DIR", str(tmp_path / "cache"))
+    assert preflight.check_space(tmp_path / "venv") is room
 
 
 def test_an_unknown_stack_is_named_with_the_known_ones():

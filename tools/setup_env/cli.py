@@ -69,7 +69,9 @@ def set_up(stack: Stack, env: Environment, python: str | None, hashes: bool | No
     interpreter = choose_interpreter(stack, [python] if python else [*present, *CANDIDATES])
     check_interpreter(interpreter)
     find_compiler()
-    check_space(env.folder, present=_size(env.folder))
+    if not check_space(env.folder, present=_size(env.folder)):
+        print("setup: the disk has no room for pip's cache, so nothing is kept there", flush=True)
+        os.environ["PIP_NO_CACHE_DIR"] = "1"
     with env.locked():
         if is_complete(stack, env, python, hashes):  # by the set-up that held the lock
             return

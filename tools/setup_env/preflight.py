@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -127,36 +127,45 @@ def needed_space() -> Space:
     return WITHOUT if cpu_only else WITH_CUDA_LIBRARIES
 
 
-def check_space(folder: Path, present: float = 0.0) -> None:
+def check_space(folder: Path, present: float = 0.0) -> bool:
     """Checks every disk that the set-up writes to.
 
     Args:
         folder: the environment's folder, there or not.
         present: gigabytes that it holds already.
 
+    Returns:
+        Whether there is room for pip's cache too, which only a later set-up profits from.
+
     Raises:
-        SetupError: some disk has too little room.
+        SetupError: some disk has too little room even without the cache.
     """
     need = needed_space()
     # what is installed was downloaded before: an interrupted set-up needs the rest only
     rest = max(0.0, 1 - present / need.installed)
     cache = os.environ.get("PIP_CACHE_DIR") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pip"
-    places = [(folder, need.installed), (Path(tempfile.gettempdir()), need.downloads)]
-    if os.environ.get("PIP_NO_CACHE_DIR", "0").lower() in ("", "0", "false", "off", "no"):
-        places.append((Path(cache), need.downloads))
+    required = [(folder, need.installed * rest), (Path(tempfile.gettempdir()), need.downloads * rest)]
+    if full := next(_too_small(required), None):
+        place, free, gigabytes = full
+        raise SetupError(
+            f"the disk of {place} has {free:.1f} GB free and the set-up needs {gigabytes:.1f} GB; "
+            f"free some, or take the CPU-only torch: "
+            f"PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make setup"
+        )
+    return not any(_too_small([*required, (Path(cache), need.downloads * rest)]))
+
+
+def _too_small(places: Iterable[tuple[Path, float]]) -> Iterator[tuple[Path, float, float]]:
+    """Sums up the gigabytes wanted on each disk; yields, where there are fewer, a folder, those free, those wanted."""
     wanted: dict[int, float] = defaultdict(float)
     example = {}
     for place, gigabytes in places:
         while not place.exists():
             place = place.parent
         disk = place.stat().st_dev
-        wanted[disk] += gigabytes * rest
+        wanted[disk] += gigabytes
         example.setdefault(disk, place)
     for disk, gigabytes in wanted.items():
         free = shutil.disk_usage(example[disk]).free / 1e9
         if free < gigabytes:
-            raise SetupError(
-                f"the disk of {example[disk]} has {free:.1f} GB free and the set-up needs {gigabytes:.1f} GB; "
-                f"free some, or take the CPU-only torch: "
-                f"PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make setup"
-            )
+            yield example[disk], free, gigabytes
