@@ -10,16 +10,15 @@ gradients allocated and the code loaded by a pass over one small image: measured
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import torch
 from rich.console import Console
 from rich.table import Table
+from speed.memory_peak import status
 
 from mmsmlp import SMLPNet
 from mmsmlp.files import atomic_file
@@ -55,11 +54,11 @@ def measure(arch: str, shape: list[int], with_cp: bool) -> dict:
     net = SMLPNet(arch, in_channels=shape[1], with_cp=with_cp).train()
     x = torch.randn(shape)
     net(torch.randn(2, shape[1], 32, 32))[-1].sum().backward()
-    before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    before = status("VmRSS")
     start = time.perf_counter()
     sum(m.square().mean() for m in net(x)).backward()
     step = time.perf_counter() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
+    peak = status("VmHWM")
     return {"peak": peak - before, "step": step, "kept": kept_for_backward(net, x)}
 
 

@@ -13,7 +13,6 @@ import argparse
 import gc
 import json
 import logging
-import resource
 import statistics
 import time
 import warnings
@@ -26,6 +25,7 @@ from mmengine.logging import MMLogger
 from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
+from speed.memory_peak import status
 
 from mmsmlp.flops import build_pass
 
@@ -51,7 +51,7 @@ def training_memory(cfg: Config, shape: tuple[int, int]) -> int:
     for augment in cfg.model.get("data_preprocessor", {}).get("batch_augments") or ():
         if augment["type"].endswith("BatchFixedSizePad"):  # takes images of at most its own size
             shape = tuple(map(min, shape, augment["size"]))
-    before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    before = status("VmRSS")
     cfg.model.setdefault("data_preprocessor", cfg.get("data_preprocessor"))  # as mmengine's Runner does
     model = revert_sync_batchnorm(MODELS.build(cfg.model)).train()
     optim_wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
@@ -65,7 +65,7 @@ def training_memory(cfg: Config, shape: tuple[int, int]) -> int:
         "data_samples": [labels(cfg, shape) for _ in range(images)],
     }
     model.train_step(data, optim_wrapper)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before  # Linux counts in KiB
+    return status("VmHWM") - before
 
 
 def labels(cfg: Config, shape: tuple[int, int]):

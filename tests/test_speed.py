@@ -160,6 +160,15 @@ def test_the_matrix_peak_is_a_rate():
     assert matrix_peak("fp32", "cpu", (64, 128), 2) > 0
 
 
+def test_a_peak_does_not_count_the_process_that_started_this_one():
+    held = b"1" * 2**30
+    code = "from speed.memory_peak import status; print(status('VmHWM'))"
+    child = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT / "benchmarks", capture_output=True, text=True, check=True
+    )
+    assert int(child.stdout) < len(held)
+
+
 def test_the_memory_peak_is_what_was_allocated_for_a_while():
     peak = MemoryPeak("cpu")
     assert peak.mib() < 20

@@ -31,14 +31,14 @@ class MemoryPeak:
         else:
             ctypes.CDLL(None).malloc_trim(0)  # else what was freed before would be reused unseen
             Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
-            self.before = _status("VmRSS")
+            self.before = status("VmRSS")
 
     def mib(self) -> float:
         """The peak above the beginning, in MiB."""
-        peak = torch.cuda.max_memory_allocated() if self.device == "cuda" else _status("VmHWM")
+        peak = torch.cuda.max_memory_allocated() if self.device == "cuda" else status("VmHWM")
         return (peak - self.before) / MIB
 
 
-def _status(field: str) -> int:
-    """A figure of /proc/self/status, in bytes."""
+def status(field: str) -> int:
+    """A figure of /proc/self/status, in bytes; getrusage's peak counts the process that started this one, too."""
     return 1024 * int(re.search(rf"^{field}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.M)[1])
