@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import repeat
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +21,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mmsmlp.layers import ChannelAffine
 from mmsmlp.ops.axis_mixing import add_product, choose_path, two_tap_factors
 from mmsmlp.ops.products import linear
-from mmsmlp.ops.taps import CHUNK_VALUES, Taps, add_combined, combine
+from mmsmlp.ops.taps import CHUNK_VALUES, Taps, add_rows, combine
 from mmsmlp.resize import resize_axis_bias, resize_axis_weight
 
 gelu = torch.ops.aten.gelu
@@ -135,22 +134,26 @@ def mix_and_fuse(
         Tensor: ``x``, which now holds the result.
     """
     identity, *of_axes = thirds(fuse)
-    mixed = []
+    whole, written = [], []
     for axis, third, weight, bias in zip((w_axis, h_axis), of_axes, (w_weight, h_weight), (w_bias, h_bias)):
         fused = linear(x if axis.read is None else combine(x, axis.dim, axis.read), third)
         # The bias of a position is the same in all channels; fusing weighs each by the sum of a channel's weights.
         offset = bias[:, None] * third.sum(1)
-        mixed.append((axis, weight, fused, offset if axis.dim == 2 else offset[:, None]))
-    for tokens, more in zip(_chunks(x), repeat(0) if residual is None else _chunks(residual)):
-        torch.add(linear(tokens, identity), more, out=tokens)
-    for axis, weight, fused, offset in mixed:
+        offset = offset if axis.dim == 2 else offset[:, None]
         if axis.write is None:
-            add_product(x, weight, fused, axis.dim)
-            x.add_(offset)
+            whole.append((axis.dim, weight, fused, offset))
         else:
-            on_anchor = torch.empty_like(fused).copy_(offset)
-            add_product(on_anchor, weight, fused, axis.dim)
-            add_combined(x, on_anchor, axis.dim, axis.write)
+            on_anchor = add_product(torch.empty_like(fused).copy_(offset), weight, fused, axis.dim)
+            written.append((axis, on_anchor))
+    # While a strip is in the cache: all that is computed of its own lines, or comes back from the anchor grid.
+    for images, lines, _ in _strips(x, 0):
+        strip = x[images, lines]
+        torch.add(linear(strip, identity), 0 if residual is None else residual[images, lines], out=strip)
+        for axis, on_anchor in written:
+            add_rows(strip, on_anchor[images], axis.dim, axis.write, lines)
+    for dim, weight, fused, offset in whole:
+        add_product(x, weight, fused, dim)
+        x.add_(offset)
     return x
 
 

@@ -79,7 +79,20 @@ def add_combined(out: Tensor, x: Tensor, dim: int, taps: Taps) -> None:
     for image, source in zip(out.split(1), x.split(1)):
         for start in range(0, h, count):
             rows = slice(start, start + count)
-            image[:, rows].add_(_combined(source, dim, taps, rows))
+            add_rows(image[:, rows], source, dim, taps, rows)
+
+
+def add_rows(out: Tensor, x: Tensor, dim: int, taps: Taps, rows: slice) -> None:
+    """Add some rows of :func:`combine` of a map to those rows of another one in place; without gradients.
+
+    Args:
+        out (Tensor): Rows (N, rows, W, C) of a map.
+        x (Tensor): Map (N, H, W, C), contiguous, with the columns of the matrix along ``dim``.
+        dim (int): 1 (H) or 2 (W).
+        taps (Taps): The matrix.
+        rows (slice): Which rows of the result, along H, whatever ``dim`` is.
+    """
+    out.add_(_combined(x, dim, taps, rows) if dim == 1 else _combined(x[:, rows], dim, taps))
 
 
 class _Combine(torch.autograd.Function):
