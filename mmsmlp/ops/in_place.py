@@ -176,10 +176,10 @@ def channel_mlp(mlp: nn.Module, x: Tensor, residual: bool) -> Tensor:
     return out
 
 
-def _chunks(x: Tensor, values: int | None = None) -> Sequence[Tensor]:
+def _chunks(x: Tensor, values: int) -> Sequence[Tensor]:
     """Views of the tokens of (N, H, W, C), so many at a time that a cache has room for ``values`` of each."""
     tokens = x.view(-1, x.shape[-1])
-    return tokens.chunk(max(1, -(-tokens.shape[0] * (values or x.shape[-1]) // CHUNK_VALUES)))
+    return tokens.chunk(max(1, -(-tokens.shape[0] * values // CHUNK_VALUES)))
 
 
 def _affine(norm: _BatchNorm | ChannelAffine) -> tuple[Tensor, Tensor]:
