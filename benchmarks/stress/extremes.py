@@ -8,6 +8,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from speed.memory_peak import MIB, status
+
 from stress.rows import Outcome
 
 # Height, width, dtype, and the most memory in MiB that the process may have held, PyTorch's own 300 to 600 in it.
@@ -52,13 +54,7 @@ def _main() -> None:
         maps = net(x)
     shapes = [(1, c, -(-height // s), -(-width // s)) for c, s in zip(net.channels, net.strides)]
     right = [tuple(m.shape) for m in maps] == shapes and all(bool(torch.isfinite(m).all()) for m in maps)
-    print("right" if right else "wrong", _peak())
-
-
-def _peak() -> int:
-    """Most MiB that this program held; `ru_maxrss` counts those of the process that started it, too."""
-    status = Path("/proc/self/status").read_text().split("VmHWM:")[1]
-    return int(status.split()[0]) // 1024
+    print("right" if right else "wrong", status("VmHWM") // MIB)
 
 
 if __name__ == "__main__":
