@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from itertools import groupby
 
 import torch
 import torch.nn.functional as F
@@ -182,23 +183,33 @@ class _MixAndFuse(torch.autograd.Function):
         grad = grad.contiguous()
         identity, *of_branches = thirds(fuse)
         grad_x = linear(grad, identity.t())
-        grad_fuse, of_axes = [weight_gradient(grad, x)], []
+        branches, of_axes = [(grad, x)], []
         for axis, third, weight, bias in zip(ctx.axes, of_branches, (w_weight, h_weight), (w_bias, h_bias)):
             dim = axis.dim
             read = x if axis.read is None else combine(x, dim, axis.read)
             grad_mixed = grad if axis.write is None else combine(grad, dim, axis.write.transpose)
             mixed = torch.empty_like(read).copy_(bias[:, None] if dim == 2 else bias[:, None, None])
             add_product(mixed, weight, read, dim)
-            grad_fuse.append(weight_gradient(grad_mixed, mixed))
+            branches.append((grad_mixed, mixed))
             grad_mixed = linear(grad_mixed, third.t())  # before fusing
             lines = lines_of(grad_mixed, dim)
             of_axes += [torch.bmm(lines, lines_of(read, dim).transpose(1, 2)).sum(0), lines.sum((0, 2))]
             if axis.read is None:
                 add_product(grad_x, weight.t(), grad_mixed, dim)
             else:
-                grad_read = add_product(mixed.zero_(), weight.t(), grad_mixed, dim)
+                grad_read = add_product(torch.zeros_like(read), weight.t(), grad_mixed, dim)
                 add_combined(grad_x, grad_read, dim, axis.read.transpose)
-        return grad_x, grad if ctx.residual else None, torch.cat(grad_fuse, 1), *of_axes, None, None
+        return grad_x, grad if ctx.residual else None, _fuse_gradient(branches), *of_axes, None, None
+
+
+def _fuse_gradient(branches: list[tuple[Tensor, Tensor]]) -> Tensor:
+    """Gradient (C, 3C) of the fusion's weight, from the gradient and the value of each branch."""
+    parts = []
+    # Without taps all branches have one gradient: one product is quicker than three, joining them included.
+    for _, group in groupby(branches, key=lambda branch: id(branch[0])):
+        grads, values = zip(*group)
+        parts.append(weight_gradient(grads[0], torch.cat(values, -1) if len(values) > 1 else values[0]))
+    return torch.cat(parts, 1) if len(parts) > 1 else parts[0]
 
 
 def _channel_mlp(mlp: nn.Module, x: Tensor, residual: bool) -> Tensor:

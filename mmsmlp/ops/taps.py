@@ -12,8 +12,8 @@ from torch import Tensor
 from mmsmlp.resize import CACHED_MATRICES
 
 # How many values of a large map to compute at a time, about: so many that a cache has room for them, and few enough for
-# the allocator to keep their memory. 16 MiB in float32.
-CHUNK_VALUES = 2**22
+# the allocator to keep their memory: 8 MiB in float32.
+CHUNK_VALUES = 2**21
 
 
 @dataclass(frozen=True)
