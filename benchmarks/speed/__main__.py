@@ -122,8 +122,11 @@ def _load(path: Path) -> list[dict]:
 def _machine(device: str) -> str:
     if device == "cuda":
         return torch.cuda.get_device_name()
-    model = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.M)
-    return model[1] if model else platform.machine()
+    # The name alone may stand for several: virtual machines say "AMD EPYC" of all its generations.
+    cpu = dict(re.findall(r"^(model name|cpu family|model)\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.M))
+    if len(cpu) < 3:  # on other processors than x86
+        return platform.machine()
+    return f"{cpu['model name']} (family {cpu['cpu family']}, model {cpu['model']})"
 
 
 def _shape(text: str) -> tuple[int, ...]:
