@@ -93,6 +93,15 @@ def test_training_steps_are_the_same_with(options, monkeypatch):
     assert_same_steps(net, images((96, 72)), monkeypatch)
 
 
+@pytest.mark.parametrize("values", [1, 1000, 20_000])
+@pytest.mark.parametrize("rate", [0.0, 0.5])
+def test_training_steps_are_the_same_in_parts_of_any_size(rate, values, monkeypatch):
+    monkeypatch.setattr("mmsmlp.ops.in_place.CHUNK_VALUES", values)
+    monkeypatch.setattr("mmsmlp.ops.taps.CHUNK_VALUES", values)
+    net = SMLPNet({**ARCH, "drop_path_rate": rate}, img_size=ANCHOR)
+    assert_same_steps(with_random_norms(net).double().train(), images((65, 68)), monkeypatch)
+
+
 @pytest.mark.parametrize("rate", [0.0, 0.5])
 def test_training_steps_are_the_same_on_valid_areas(rate, monkeypatch):
     net = network(drop_path_rate=rate).train()

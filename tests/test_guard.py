@@ -16,9 +16,9 @@ from mmsmlp.flops import count_macs
 # For 2 images. Sizes at the anchor, and where all axis weights are interpolated.
 CEILINGS = {
     ((224, 224), "eval"): {"operations": 947, "copies": 83, "large_allocations": 47, "allocated_mib": 96},
-    ((224, 224), "train"): {"operations": 2551, "copies": 291, "large_allocations": 285, "allocated_mib": 574},
+    ((224, 224), "train"): {"operations": 2577, "copies": 291, "large_allocations": 287, "allocated_mib": 577},
     ((256, 320), "eval"): {"operations": 1501, "copies": 161, "large_allocations": 143, "allocated_mib": 284},
-    ((256, 320), "train"): {"operations": 3903, "copies": 447, "large_allocations": 564, "allocated_mib": 1214},
+    ((256, 320), "train"): {"operations": 3977, "copies": 451, "large_allocations": 594, "allocated_mib": 1232},
 }
 MEGAMACS = {(224, 224): 9978, (256, 320): 16361}
 KEPT_MIB = {(224, 224): 155, (256, 320): 253}

@@ -123,7 +123,8 @@ class _NormGELU(torch.autograd.Function):
         kept = (None, None, mean, inverse_std) if batch else (running_mean, running_var, None, None)
         ctx.save_for_backward(x, weight, bias, *kept)
         ctx.batch, ctx.eps = batch, eps
-        return gelu_(y)
+        gelu_(y.permute(0, 2, 3, 1))  # oneDNN's, which is for contiguous tensors only
+        return y
 
     @staticmethod
     @once_differentiable
@@ -133,8 +134,8 @@ class _NormGELU(torch.autograd.Function):
             scale, shift = scale_and_shift(weight, bias, mean, inverse_std)
         else:
             scale, shift = scale_and_shift(weight, bias, running_mean, (running_var + ctx.eps).rsqrt())
-        normed = torch.addcmul(shift, x.permute(0, 2, 3, 1), scale).permute(0, 3, 1, 2)
-        grad = torch.ops.aten.gelu_backward(grad, normed)
+        normed = torch.addcmul(shift, x.permute(0, 2, 3, 1), scale)
+        grad = torch.ops.aten.gelu_backward(grad.permute(0, 2, 3, 1), normed).permute(0, 3, 1, 2)
         grads = torch.ops.aten.native_batch_norm_backward(
             grad, x, weight, running_mean, running_var, mean, inverse_std, ctx.batch, ctx.eps, ctx.needs_input_grad[:3]
         )
@@ -225,7 +226,7 @@ def _channel_mlp(mlp: nn.Module, x: Tensor, residual: bool) -> Tensor:
 
 
 class _ChannelMLP(torch.autograd.Function):
-    """Keeps the input and the hidden layer before its activation for the backward pass."""
+    """Keeps the input and the hidden layer before its activation; computes the rest for some tokens at a time."""
 
     @staticmethod
     def forward(ctx, x, norm_weight, norm_bias, weight1, bias1, weight2, bias2, eps, residual):
@@ -233,27 +234,33 @@ class _ChannelMLP(torch.autograd.Function):
         hidden = linear(normed, weight1, bias1)
         ctx.save_for_backward(x, norm_weight, norm_bias, mean, inverse_std, hidden, weight1, weight2)
         ctx.residual = residual
-        out = linear(F.gelu(hidden), weight2, bias2)
-        return out.add_(x) if residual else out
+        out = normed  # whose memory is free now
+        for tokens, before, result in in_place.chunks((x, hidden, out), values=hidden.shape[-1]):
+            mixed = linear(F.gelu(before), weight2, bias2)
+            torch.add(mixed, tokens if residual else 0, out=result)
+        return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
         x, norm_weight, norm_bias, mean, inverse_std, hidden, weight1, weight2 = ctx.saved_tensors
         grad = grad.contiguous()
-        grad_weight2 = weight_gradient(grad, F.gelu(hidden))
-        grad_hidden = linear(grad, weight2.t())
-        grad_hidden = torch.ops.aten.gelu_backward(grad_hidden, hidden)
-        normed = torch.addcmul(norm_bias, (x - mean).mul_(inverse_std), norm_weight)
-        grad_weight1 = weight_gradient(grad_hidden, normed)
-        grad_normed = linear(grad_hidden, weight1.t())
-        grad_x, grad_norm_weight, grad_norm_bias = torch.ops.aten.native_layer_norm_backward(
-            grad_normed, x, x.shape[-1:], mean, inverse_std, norm_weight, norm_bias, [True, True, True]
-        )
-        grad_x = grad_x.add_(grad) if ctx.residual else grad_x
-        of_norm = grad_norm_weight, grad_norm_bias
-        of_layers = grad_weight1, grad_hidden.sum((0, 1, 2)), grad_weight2, grad.sum((0, 1, 2))
-        return grad_x, *of_norm, *of_layers, None, None
+        grad_x = torch.empty_like(x)
+        sums: list[Tensor] = []  # over the tokens, in the order of forward's arguments
+        for part in in_place.chunks((x, mean, inverse_std, hidden, grad, grad_x), values=hidden.shape[-1]):
+            tokens, *statistics, before, of_out, of_tokens = part
+            of_weight2 = weight_gradient(of_out, F.gelu(before))
+            of_hidden = torch.ops.aten.gelu_backward(linear(of_out, weight2.t()), before)
+            normed = torch.addcmul(norm_bias, (tokens - statistics[0]).mul_(statistics[1]), norm_weight)
+            of_weight1 = weight_gradient(of_hidden, normed)
+            of_normed = linear(of_hidden, weight1.t())
+            of_normed, *of_norm = torch.ops.aten.native_layer_norm_backward(
+                of_normed, tokens, x.shape[-1:], *statistics, norm_weight, norm_bias, [True, True, True]
+            )
+            torch.add(of_normed, of_out if ctx.residual else 0, out=of_tokens)
+            of_part = [*of_norm, of_weight1, of_hidden.sum(0), of_weight2, of_out.sum(0)]
+            sums = [total.add_(more) for total, more in zip(sums, of_part)] if sums else of_part
+        return grad_x, *sums, None, None
 
 
 def _uses_batch_statistics(norm: nn.Module) -> bool:

@@ -82,16 +82,17 @@ def local(mixer: nn.Module, norm: nn.Module, x: Tensor) -> Tensor:
 
     def convolved(lines: Tensor) -> Tensor:
         activated = gelu_(torch.addcmul(shift, lines, scale)).permute(0, 3, 1, 2)
-        return F.conv2d(activated, weight, bias, padding=conv.padding, groups=conv.groups)
+        y = F.conv2d(activated, weight, bias, padding=conv.padding, groups=conv.groups)
+        return y.permute(0, 2, 3, 1)  # contiguous, as oneDNN's GELU wants it
 
     x = x.permute(0, 2, 3, 1)  # (N, C, H, W) -> (N, H, W, C), a view
     if x.numel() <= CHUNK_VALUES:
-        return gelu_(convolved(x))
+        return gelu_(convolved(x)).permute(0, 3, 1, 2)
     result = torch.empty_like(x)
     for images, lines, wider in _strips(x, conv.padding[0]):
         first = lines.start - wider.start
-        strip = convolved(x[images, wider])[:, :, first : first + lines.stop - lines.start]
-        gelu.out(strip.permute(0, 2, 3, 1), out=result[images, lines])
+        strip = convolved(x[images, wider])[:, first : first + lines.stop - lines.start]
+        gelu.out(strip, out=result[images, lines])
     return result.permute(0, 3, 1, 2)
 
 
@@ -170,16 +171,17 @@ def channel_mlp(mlp: nn.Module, x: Tensor, residual: bool) -> Tensor:
     """
     norm, fc1, fc2 = mlp.norm, mlp.fc1, mlp.fc2
     out = x if residual else torch.zeros_like(x)
-    for tokens, result in zip(_chunks(x, fc1.out_features), _chunks(out, fc1.out_features)):
+    for tokens, result in chunks((x, out), fc1.out_features):
         hidden = linear(norm(tokens), fc1.weight, fc1.bias, gelu=True)
         result.add_(linear(hidden, fc2.weight, fc2.bias))
     return out
 
 
-def _chunks(x: Tensor, values: int) -> Sequence[Tensor]:
-    """Views of the tokens of (N, H, W, C), so many at a time that a cache has room for ``values`` of each."""
-    tokens = x.view(-1, x.shape[-1])
-    return tokens.chunk(max(1, -(-tokens.shape[0] * values // CHUNK_VALUES)))
+def chunks(maps: Sequence[Tensor], values: int) -> Iterator[tuple[Tensor, ...]]:
+    """Views (tokens, C) of maps (N, H, W, C), so many tokens at a time that a cache has room for ``values`` of each."""
+    tokens = [m.view(-1, m.shape[-1]) for m in maps]
+    count = max(1, -(-len(tokens[0]) * values // CHUNK_VALUES))
+    return zip(*(m.chunk(count) for m in tokens))
 
 
 def _affine(norm: _BatchNorm | ChannelAffine) -> tuple[Tensor, Tensor]:
