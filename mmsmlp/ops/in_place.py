@@ -1,11 +1,11 @@
 """The parts of sMLPNet's block without gradients, in the memory of one map.
 
-Used by :mod:`mmsmlp.ops.fused` where nothing is kept for a backward pass. Norms with running statistics are folded
-into the convolution and an affine map, in every pass where :mod:`mmsmlp.folding` has not done it once. A part works on
-some lines of the map at a time, which a cache holds, and writes its result over its input wherever that is its own; so
-each block of layers takes one new map of memory. That is what counts on large images: the memory allocator returns
-maps of tens of megabytes to the system when they are freed, and each page of a new one costs a fault when it is first
-written (docs/performance.md has the figures).
+Used by :mod:`mmsmlp.ops.fused` where nothing is kept for a backward pass; :func:`chunks` in training, too. Norms with
+running statistics are folded into the convolution and an affine map, in every pass where :mod:`mmsmlp.folding` has not
+done it once. A part works on some lines of the map at a time, which a cache holds, and writes its result over its
+input wherever that is its own; so each block of layers takes one new map of memory. That is what counts on large
+images: the memory allocator returns maps of tens of megabytes to the system when they are freed, and each page of a
+new one costs a fault when it is first written (docs/performance.md has the figures).
 """
 
 from __future__ import annotations
