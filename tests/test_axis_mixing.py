@@ -311,7 +311,7 @@ def test_sizes_without_factors_are_refused_by_the_benchmark():
 @pytest.mark.parametrize("values", [1, 700, 10**9])
 @pytest.mark.parametrize("dim", [1, 2])
 def test_combining_in_parts_adds_the_same(dim, values, monkeypatch):
-    monkeypatch.setattr("mmsmlp.ops.taps.CHUNK_VALUES", values)
+    monkeypatch.setattr("mmsmlp.ops.parts.CHUNK_VALUES", values)
     taps = Taps(interpolation_matrix, 5, 13)
     shape = {1: (2, 5, 6, 7), 2: (2, 6, 5, 7)}[dim]
     x = torch.randn(shape, dtype=torch.float64)

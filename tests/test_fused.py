@@ -96,8 +96,7 @@ def test_training_steps_are_the_same_with(options, monkeypatch):
 @pytest.mark.parametrize("values", [1, 1000, 20_000])
 @pytest.mark.parametrize("rate", [0.0, 0.5])
 def test_training_steps_are_the_same_in_parts_of_any_size(rate, values, monkeypatch):
-    monkeypatch.setattr("mmsmlp.ops.in_place.CHUNK_VALUES", values)
-    monkeypatch.setattr("mmsmlp.ops.taps.CHUNK_VALUES", values)
+    monkeypatch.setattr("mmsmlp.ops.parts.CHUNK_VALUES", values)
     net = SMLPNet({**ARCH, "drop_path_rate": rate}, img_size=ANCHOR)
     assert_same_steps(with_random_norms(net).double().train(), images((65, 68)), monkeypatch)
 
@@ -145,11 +144,12 @@ def test_the_input_stays_as_it_is():
     assert torch.equal(x, before)
 
 
-def test_less_than_half_is_kept_for_the_backward_pass(monkeypatch):
-    net, x = SMLPNet("tiny").train(), torch.zeros(1, 3, 224, 224)
+@pytest.mark.parametrize(("size", "share"), [(224, 0.6), (320, 0.5)])
+def test_less_is_kept_for_the_backward_pass(size, share, monkeypatch):
+    net, x = SMLPNet("tiny").train(), torch.zeros(1, 3, size, size)
     fused = kept_for_backward(net, x)
     plain(monkeypatch)
-    assert fused < 0.5 * kept_for_backward(net, x)
+    assert fused < share * kept_for_backward(net, x)
 
 
 def test_one_value_per_channel_is_an_error_that_says_what_to_do():

@@ -24,8 +24,7 @@ def network():
 
 
 def in_parts_of(values: int, monkeypatch) -> None:
-    monkeypatch.setattr("mmsmlp.ops.in_place.CHUNK_VALUES", values)
-    monkeypatch.setattr("mmsmlp.ops.taps.CHUNK_VALUES", values)
+    monkeypatch.setattr("mmsmlp.ops.parts.CHUNK_VALUES", values)
 
 
 @torch.inference_mode()

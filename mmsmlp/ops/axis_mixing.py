@@ -120,7 +120,7 @@ def choose_path(
 def mix_dense(x: Tensor, weight: Tensor, bias: Tensor, dim: int, method: str) -> Tensor:
     """Apply the resized layer, see :func:`mix_axis`; for any method and size."""
     size = _size(x, dim)
-    return _product(resize_axis_weight(weight, size, method), resize_axis_bias(bias, size, method), x, dim)
+    return product(resize_axis_weight(weight, size, method), x, dim, resize_axis_bias(bias, size, method))
 
 
 def mix_low_rank(x: Tensor, weight: Tensor, bias: Tensor, dim: int, method: str) -> Tensor:
@@ -135,8 +135,8 @@ def mix_low_rank(x: Tensor, weight: Tensor, bias: Tensor, dim: int, method: str)
         x, weight, bias = x.to(dtype), weight.to(dtype), bias.to(dtype)
         read = cached_matrix(resampling_matrix, m, n, method, like=weight)
         write = cached_matrix(resampling_matrix, n, m, method, like=weight)
-        mixed = _product(weight @ read, bias, x, dim)
-        return _product(write, None, mixed, dim).to(result_dtype)
+        mixed = product(weight @ read, x, dim, bias)
+        return product(write, mixed, dim).to(result_dtype)
 
 
 def mix_two_tap(x: Tensor, weight: Tensor, bias: Tensor, dim: int, method: str) -> Tensor:
@@ -185,7 +185,7 @@ class _ReadAndMix(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, weight: Tensor, bias: Tensor, dim: int, taps: Taps) -> Tensor:
-        return _product(weight, bias, combine(x.to(weight.dtype), dim, taps), dim)
+        return product(weight, combine(x.to(weight.dtype), dim, taps), dim, bias)
 
     @staticmethod
     def setup_context(ctx, inputs, output) -> None:
@@ -198,7 +198,7 @@ class _ReadAndMix(torch.autograd.Function):
         grad_x = grad_weight = grad_bias = None
         with no_autocast(grad.device):
             if ctx.needs_input_grad[0]:
-                grad_read = _product(weight.T, None, grad, ctx.dim)
+                grad_read = product(weight.T, grad, ctx.dim)
                 grad_x = combine(grad_read, ctx.dim, ctx.taps.transpose).to(x.dtype)
             lines = lines_of(grad, ctx.dim)
             if ctx.needs_input_grad[1]:
@@ -215,7 +215,7 @@ def _inverse_gram(n: int, m: int) -> Tensor:
     return torch.cholesky_inverse(torch.linalg.cholesky(up.T @ up))
 
 
-def _product(matrix: Tensor, bias: Tensor | None, x: Tensor, dim: int) -> Tensor:
+def product(matrix: Tensor, x: Tensor, dim: int, bias: Tensor | None = None) -> Tensor:
     """``matrix @ x + bias`` along ``dim`` of (N, H, W, C), ``matrix`` (rows, positions)."""
     n, h, w, c = x.shape
     rows = matrix.shape[0]  # len() would make a number of a symbol

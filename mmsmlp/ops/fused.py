@@ -4,9 +4,10 @@ What is different:
 
 - Mixing after fusing. Channel and axis mixing commute, so instead of mixing, concatenating and fusing, the map is
   multiplied by each third of the fusion's weight, and the axis products add to the sum: no concatenation. On a map that
-  is larger than the anchor, channels are mixed on the anchor's fewer positions.
-- Less is kept for the backward pass: the inputs of norms, of the convolution and of the axes, and the channel MLP's
-  hidden layer before its activation. Norms and activations are computed again.
+  is larger than the anchor, channels are mixed on the anchor's fewer positions. In training on the anchor's own
+  positions the branches are concatenated: the gradient of the fusion's weight takes them all.
+- Less is kept for the backward pass: besides those branches the inputs of norms, of the convolution and of the axes,
+  and the channel MLP's hidden layer before its activation. Norms and activations are computed again.
 - Without gradients there is :mod:`mmsmlp.ops.in_place`.
 - Products go through :mod:`mmsmlp.ops.products`.
 
@@ -17,7 +18,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from itertools import groupby
 
 import torch
 import torch.nn.functional as F
@@ -27,8 +27,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmsmlp.layers import AxisLinear, ChannelAffine, DropPath
 from mmsmlp.ops import in_place
-from mmsmlp.ops.axis_mixing import add_product, is_traced, lines_of, product_dtype
+from mmsmlp.ops.axis_mixing import add_product, is_traced, lines_of, product, product_dtype
 from mmsmlp.ops.in_place import axis_of, scale_and_shift, thirds
+from mmsmlp.ops.parts import chunks
 from mmsmlp.ops.products import linear, weight_gradient
 from mmsmlp.ops.taps import add_combined, combine
 from mmsmlp.valid_area import Sizes, on_each_image
@@ -40,6 +41,7 @@ DTYPES = (torch.float32, torch.float64)
 _LAYERS = (nn.Conv2d, nn.Linear, nn.LayerNorm, nn.GELU, AxisLinear, ChannelAffine, DropPath)
 
 gelu_ = torch.ops.aten.gelu_
+gelu_backward = torch.ops.aten.gelu_backward.grad_input
 
 
 def can_fuse(block: nn.Module, x: Tensor) -> bool:
@@ -135,7 +137,7 @@ class _NormGELU(torch.autograd.Function):
         else:
             scale, shift = scale_and_shift(weight, bias, running_mean, (running_var + ctx.eps).rsqrt())
         normed = torch.addcmul(shift, x.permute(0, 2, 3, 1), scale)
-        grad = torch.ops.aten.gelu_backward(grad.permute(0, 2, 3, 1), normed).permute(0, 3, 1, 2)
+        grad = gelu_backward(grad.permute(0, 2, 3, 1), normed, grad_input=normed).permute(0, 3, 1, 2)
         grads = torch.ops.aten.native_batch_norm_backward(
             grad, x, weight, running_mean, running_var, mean, inverse_std, ctx.batch, ctx.eps, ctx.needs_input_grad[:3]
         )
@@ -150,12 +152,45 @@ def _mix_and_fuse(sparse: nn.Module, x: Tensor, residual: Tensor | None = None) 
     _, height, width, channels = x.shape
     w_axis, w_weight, w_bias = axis_of(sparse.mix_w, width, channels)
     h_axis, h_weight, h_bias = axis_of(sparse.mix_h, height, channels)
-    mix = _MixAndFuse.apply if needs_grad else in_place.mix_and_fuse
-    return mix(x, residual, sparse.fuse.weight, w_weight, w_bias, h_weight, h_bias, w_axis, h_axis).permute(0, 3, 1, 2)
+    arguments = (x, residual, sparse.fuse.weight, w_weight, w_bias, h_weight, h_bias)
+    if not needs_grad:
+        x = in_place.mix_and_fuse(*arguments, w_axis, h_axis)
+    elif w_axis.read is None and h_axis.read is None:
+        x = _MixAndFuse.apply(*arguments)
+    else:
+        x = _FuseAndMix.apply(*arguments, w_axis, h_axis)
+    return x.permute(0, 3, 1, 2)
 
 
 class _MixAndFuse(torch.autograd.Function):
-    """(N, H, W, C) -> the same shape; keeps the map alone for the backward pass."""
+    """(N, H, W, C) -> the same shape, where all is mixed on the map's own positions; keeps the branches."""
+
+    @staticmethod
+    def forward(ctx, x, residual, fuse, w_weight, w_bias, h_weight, h_bias):
+        branches = torch.cat([x, product(w_weight, x, 2, w_bias), product(h_weight, x, 1, h_bias)], -1)
+        ctx.save_for_backward(branches, fuse, w_weight, h_weight)
+        ctx.residual = residual is not None
+        out = linear(branches, fuse)
+        return out if residual is None else out.add_(residual)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        branches, fuse, w_weight, h_weight = ctx.saved_tensors
+        grad = grad.contiguous()
+        x = branches[..., : len(fuse)].contiguous()
+        identity, *of_branches = thirds(fuse)
+        grad_x = linear(grad, identity.t())
+        of_axes = []
+        for dim, third, weight in zip((2, 1), of_branches, (w_weight, h_weight)):
+            grad_mixed = linear(grad, third.t())
+            of_axes += _axis_gradients(grad_mixed, x, dim)
+            add_product(grad_x, weight.t(), grad_mixed, dim)
+        return grad_x, grad if ctx.residual else None, weight_gradient(grad, branches), *of_axes
+
+
+class _FuseAndMix(torch.autograd.Function):
+    """(N, H, W, C) -> the same shape, where an axis is mixed on its anchor's positions; keeps the map alone."""
 
     @staticmethod
     def forward(ctx, x, residual, fuse, w_weight, w_bias, h_weight, h_bias, w_axis, h_axis):
@@ -184,33 +219,25 @@ class _MixAndFuse(torch.autograd.Function):
         grad = grad.contiguous()
         identity, *of_branches = thirds(fuse)
         grad_x = linear(grad, identity.t())
-        branches, of_axes = [(grad, x)], []
+        of_fuse, of_axes = [weight_gradient(grad, x)], []
         for axis, third, weight, bias in zip(ctx.axes, of_branches, (w_weight, h_weight), (w_bias, h_bias)):
             dim = axis.dim
             read = x if axis.read is None else combine(x, dim, axis.read)
             grad_mixed = grad if axis.write is None else combine(grad, dim, axis.write.transpose)
-            mixed = torch.empty_like(read).copy_(bias[:, None] if dim == 2 else bias[:, None, None])
-            add_product(mixed, weight, read, dim)
-            branches.append((grad_mixed, mixed))
+            of_fuse.append(weight_gradient(grad_mixed, product(weight, read, dim, bias)))
             grad_mixed = linear(grad_mixed, third.t())  # before fusing
-            lines = lines_of(grad_mixed, dim)
-            of_axes += [torch.bmm(lines, lines_of(read, dim).transpose(1, 2)).sum(0), lines.sum((0, 2))]
+            of_axes += _axis_gradients(grad_mixed, read, dim)
             if axis.read is None:
                 add_product(grad_x, weight.t(), grad_mixed, dim)
             else:
-                grad_read = add_product(torch.zeros_like(read), weight.t(), grad_mixed, dim)
-                add_combined(grad_x, grad_read, dim, axis.read.transpose)
-        return grad_x, grad if ctx.residual else None, _fuse_gradient(branches), *of_axes, None, None
+                add_combined(grad_x, product(weight.t(), grad_mixed, dim), dim, axis.read.transpose)
+        return grad_x, grad if ctx.residual else None, torch.cat(of_fuse, 1), *of_axes, None, None
 
 
-def _fuse_gradient(branches: list[tuple[Tensor, Tensor]]) -> Tensor:
-    """Gradient (C, 3C) of the fusion's weight, from the gradient and the value of each branch."""
-    parts = []
-    # Without taps all branches have one gradient: one product is quicker than three, joining them included.
-    for _, group in groupby(branches, key=lambda branch: id(branch[0])):
-        grads, values = zip(*group)
-        parts.append(weight_gradient(grads[0], torch.cat(values, -1) if len(values) > 1 else values[0]))
-    return torch.cat(parts, 1) if len(parts) > 1 else parts[0]
+def _axis_gradients(grad: Tensor, x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """Gradients of an axis's weight (k, k) and bias (k,), from that of what it gave and what it took, (N, H, W, C)."""
+    lines = lines_of(grad, dim)
+    return torch.bmm(lines, lines_of(x, dim).transpose(1, 2)).sum(0), lines.sum((0, 2))
 
 
 def _channel_mlp(mlp: nn.Module, x: Tensor, residual: bool) -> Tensor:
@@ -233,9 +260,9 @@ class _ChannelMLP(torch.autograd.Function):
         normed, mean, inverse_std = torch.native_layer_norm(x, x.shape[-1:], norm_weight, norm_bias, eps)
         hidden = linear(normed, weight1, bias1)
         ctx.save_for_backward(x, norm_weight, norm_bias, mean, inverse_std, hidden, weight1, weight2)
-        ctx.residual = residual
+        ctx.residual, ctx.eps = residual, eps
         out = normed  # whose memory is free now
-        for tokens, before, result in in_place.chunks((x, hidden, out), values=hidden.shape[-1]):
+        for tokens, before, result in chunks((x, hidden, out), values=hidden.shape[-1]):
             mixed = linear(F.gelu(before), weight2, bias2)
             torch.add(mixed, tokens if residual else 0, out=result)
         return out
@@ -247,11 +274,12 @@ class _ChannelMLP(torch.autograd.Function):
         grad = grad.contiguous()
         grad_x = torch.empty_like(x)
         sums: list[Tensor] = []  # over the tokens, in the order of forward's arguments
-        for part in in_place.chunks((x, mean, inverse_std, hidden, grad, grad_x), values=hidden.shape[-1]):
+        for part in chunks((x, mean, inverse_std, hidden, grad, grad_x), values=hidden.shape[-1]):
             tokens, *statistics, before, of_out, of_tokens = part
             of_weight2 = weight_gradient(of_out, F.gelu(before))
-            of_hidden = torch.ops.aten.gelu_backward(linear(of_out, weight2.t()), before)
-            normed = torch.addcmul(norm_bias, (tokens - statistics[0]).mul_(statistics[1]), norm_weight)
+            of_hidden = linear(of_out, weight2.t())
+            gelu_backward(of_hidden, before, grad_input=of_hidden)
+            normed = torch.native_layer_norm(tokens, x.shape[-1:], norm_weight, norm_bias, ctx.eps)[0]
             of_weight1 = weight_gradient(of_hidden, normed)
             of_normed = linear(of_hidden, weight1.t())
             of_normed, *of_norm = torch.ops.aten.native_layer_norm_backward(

@@ -1,16 +1,13 @@
 """The parts of sMLPNet's block without gradients, in the memory of one map.
 
-Used by :mod:`mmsmlp.ops.fused` where nothing is kept for a backward pass; :func:`chunks` in training, too. Norms with
-running statistics are folded into the convolution and an affine map, in every pass where :mod:`mmsmlp.folding` has not
-done it once. A part works on some lines of the map at a time, which a cache holds, and writes its result over its
-input wherever that is its own; so each block of layers takes one new map of memory. That is what counts on large
-images: the memory allocator returns maps of tens of megabytes to the system when they are freed, and each page of a
-new one costs a fault when it is first written (docs/performance.md has the figures).
+Used by :mod:`mmsmlp.ops.fused` where nothing is kept for a backward pass. Norms with running statistics are folded into
+the convolution and an affine map, in every pass where :mod:`mmsmlp.folding` has not done it once. A part works on some
+lines of the map at a time (:mod:`mmsmlp.ops.parts`) and writes its result over its input wherever that is its own; so
+each block of layers takes one new map of memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,9 +16,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmsmlp.layers import ChannelAffine
+from mmsmlp.ops import parts
 from mmsmlp.ops.axis_mixing import add_product, choose_path, two_tap_factors
 from mmsmlp.ops.products import linear
-from mmsmlp.ops.taps import CHUNK_VALUES, Taps, add_rows, combine
+from mmsmlp.ops.taps import Taps, add_rows, combine
 from mmsmlp.resize import resize_axis_bias, resize_axis_weight
 
 gelu = torch.ops.aten.gelu
@@ -86,25 +84,14 @@ def local(mixer: nn.Module, norm: nn.Module, x: Tensor) -> Tensor:
         return y.permute(0, 2, 3, 1)  # contiguous, as oneDNN's GELU wants it
 
     x = x.permute(0, 2, 3, 1)  # (N, C, H, W) -> (N, H, W, C), a view
-    if x.numel() <= CHUNK_VALUES:
+    if x.numel() <= parts.CHUNK_VALUES:
         return gelu_(convolved(x)).permute(0, 3, 1, 2)
     result = torch.empty_like(x)
-    for images, lines, wider in _strips(x, conv.padding[0]):
+    for images, lines, wider in parts.strips(x, conv.padding[0]):
         first = lines.start - wider.start
         strip = convolved(x[images, wider])[:, first : first + lines.stop - lines.start]
         gelu.out(strip, out=result[images, lines])
     return result.permute(0, 3, 1, 2)
-
-
-def _strips(x: Tensor, halo: int) -> Iterator[tuple[slice, slice, slice]]:
-    """Images, lines, and those lines with the neighbours that a convolution sees, for parts of (N, H, W, C)."""
-    n, h, w, c = x.shape
-    images = max(1, CHUNK_VALUES // (h * w * c))
-    count = min(h, max(2 * halo, CHUNK_VALUES // (w * c), 1))
-    for image in range(0, n, images):
-        for start in range(0, h, count):
-            stop = min(start + count, h)
-            yield slice(image, image + images), slice(start, stop), slice(max(start - halo, 0), min(stop + halo, h))
 
 
 def mix_and_fuse(
@@ -147,7 +134,7 @@ def mix_and_fuse(
             on_anchor = add_product(torch.empty_like(fused).copy_(offset), weight, fused, axis.dim)
             written.append((axis, on_anchor))
     # While a strip is in the cache: all that is computed of its own lines, or comes back from the anchor grid.
-    for images, lines, _ in _strips(x, 0):
+    for images, lines, _ in parts.strips(x):
         strip = x[images, lines]
         torch.add(linear(strip, identity), 0 if residual is None else residual[images, lines], out=strip)
         for axis, on_anchor in written:
@@ -171,17 +158,10 @@ def channel_mlp(mlp: nn.Module, x: Tensor, residual: bool) -> Tensor:
     """
     norm, fc1, fc2 = mlp.norm, mlp.fc1, mlp.fc2
     out = x if residual else torch.zeros_like(x)
-    for tokens, result in chunks((x, out), fc1.out_features):
+    for tokens, result in parts.chunks((x, out), fc1.out_features):
         hidden = linear(norm(tokens), fc1.weight, fc1.bias, gelu=True)
         result.add_(linear(hidden, fc2.weight, fc2.bias))
     return out
-
-
-def chunks(maps: Sequence[Tensor], values: int) -> Iterator[tuple[Tensor, ...]]:
-    """Views (tokens, C) of maps (N, H, W, C), so many tokens at a time that a cache has room for ``values`` of each."""
-    tokens = [m.view(-1, m.shape[-1]) for m in maps]
-    count = max(1, -(-len(tokens[0]) * values // CHUNK_VALUES))
-    return zip(*(m.chunk(count) for m in tokens))
 
 
 def _affine(norm: _BatchNorm | ChannelAffine) -> tuple[Tensor, Tensor]:

@@ -49,13 +49,18 @@ def weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
         return grad.t() @ x
     # oneDNN takes one operand that is transposed in memory as it is, not two; the smaller one of the two is copied.
     if x.shape[1] < grad.shape[1]:
-        return _ONEDNN(x.t().contiguous(), grad.t(), None, "none", [], "").t().contiguous()
-    return _ONEDNN(grad.t(), x.t(), None, "none", [], "")
+        return _transposed(_ONEDNN(_transposed(x), grad.t(), None, "none", [], ""))
+    return _ONEDNN(_transposed(grad), x.t(), None, "none", [], "")
 
 
 def _suits_onednn(x: Tensor) -> bool:
     # An empty product is not worth a special case there.
     return _ONEDNN is not None and x.device.type == "cpu" and x.dtype == torch.float32 and x.numel() > 0
+
+
+def _transposed(matrix: Tensor) -> Tensor:
+    # PyTorch copies a transposed matrix in one thread, and a transposed batch of matrices in all of them.
+    return matrix.t()[None].contiguous()[0]
 
 
 def _dense(matrix: Tensor) -> Tensor:

@@ -9,11 +9,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from mmsmlp.ops.parts import lines_at_a_time
 from mmsmlp.resize import CACHED_MATRICES
-
-# How many values of a large map to compute at a time, about: so many that a cache has room for them, and few enough for
-# the allocator to keep their memory: 8 MiB in float32.
-CHUNK_VALUES = 2**21
 
 
 @dataclass(frozen=True)
@@ -69,15 +66,14 @@ def add_combined(out: Tensor, x: Tensor, dim: int, taps: Taps) -> None:
         dim (int): 1 (H) or 2 (W).
         taps (Taps): The matrix.
     """
-    _, h, w, c = out.shape
-    count = max(1, CHUNK_VALUES // (w * c))  # rows of the map
+    count = lines_at_a_time(out)
     if dim == 2:  # each of them is a line of its own
         lines = (m.view(1, -1, *m.shape[2:]).split(count, dim=1) for m in (out, x))
         for part, source in zip(*lines):
             part.add_(_combined(source, dim, taps))
         return
     for image, source in zip(out.split(1), x.split(1)):
-        for start in range(0, h, count):
+        for start in range(0, out.shape[1], count):
             rows = slice(start, start + count)
             add_rows(image[:, rows], source, dim, taps, rows)
 
