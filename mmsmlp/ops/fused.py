@@ -56,12 +56,15 @@ def can_fuse(block: nn.Module, x: Tensor) -> bool:
         return False
     if block.local is None or block.sparse_mlp is None or not block.sparse_mlp.is_standard:
         return False
-    layers = list(_leaves(block))
+    modules = list(_tree(block))
+    if any(map(_has_hooks, modules[1:])):
+        return False
+    layers = [module for module in modules if not module._modules]
     if type(block.local.norm) is ChannelAffine and type(block.sparse_mlp.norm) is nn.Identity:  # by mmsmlp.folding
         if _needs_grad(x, block):
             return False
         layers.remove(block.sparse_mlp.norm)
-    return all(_is_plain(layer, x.dtype) for layer in layers) and not any(map(_has_hooks, block.children()))
+    return all(_is_plain(layer, x.dtype) for layer in layers)
 
 
 def fused_block(block: nn.Module, x: Tensor, sizes: Sizes | None = None) -> Tensor:
@@ -300,8 +303,12 @@ def _needs_grad(x: Tensor, *modules: nn.Module) -> bool:
     return torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in parameters))
 
 
-def _leaves(module: nn.Module) -> Iterator[nn.Module]:
-    return (m for m in module.modules() if not m._modules)
+def _tree(module: nn.Module) -> Iterator[nn.Module]:
+    # nn.Module.modules() looks for duplicates, which takes several times as long; this is asked in every pass.
+    yield module
+    for child in module._modules.values():
+        if child is not None:
+            yield from _tree(child)
 
 
 def _is_plain(layer: nn.Module, dtype: torch.dtype) -> bool:
@@ -311,10 +318,8 @@ def _is_plain(layer: nn.Module, dtype: torch.dtype) -> bool:
         return layer.affine and not synchronised and layer.weight.dtype == dtype
     if type(layer) is nn.GELU and layer.approximate != "none":
         return False
-    return type(layer) in _LAYERS and all(p.dtype == dtype for p in layer.parameters(recurse=False))
+    return type(layer) in _LAYERS and all(p is None or p.dtype == dtype for p in layer._parameters.values())
 
 
-def _has_hooks(module: nn.Module) -> bool:
-    return any(
-        m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks for m in module.modules()
-    )
+def _has_hooks(m: nn.Module) -> bool:
+    return bool(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks)
