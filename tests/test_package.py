@@ -65,7 +65,7 @@ def test_the_public_names():
 
 # A module imports only from those before it.
 GROUPS = [
-    ["symbols", "resize", "ops.taps", "ops.axis_mixing", "ops.products", "registry", "files"],
+    ["symbols", "resize", "ops.parts", "ops.taps", "ops.axis_mixing", "ops.products", "registry", "files"],
     ["valid_area", "weights.arch", "weights.checkpoint_file", "weights.spach", "weights.spach_files"],
     ["layers", "ops.in_place", "ops.fused", "blocks"],
     ["folding", "checkpoint", "smlpnet", "sharding", "deploy"],
