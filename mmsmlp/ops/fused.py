@@ -4,8 +4,8 @@ What is different:
 
 - Mixing after fusing. Channel and axis mixing commute, so instead of mixing, concatenating and fusing, the map is
   multiplied by each third of the fusion's weight, and the axis products add to the sum: no concatenation. On a map that
-  is larger than the anchor, channels are mixed on the anchor's fewer positions. In training on the anchor's own
-  positions the branches are concatenated: the gradient of the fusion's weight takes them all.
+  is larger than the anchor, channels are mixed on the anchor's fewer positions. In training on the map's own
+  positions (the anchor's size and below) the branches are concatenated: the gradient of the fusion's weight takes them.
 - Less is kept for the backward pass: besides those branches the inputs of norms, of the convolution and of the axes,
   and the channel MLP's hidden layer before its activation. Norms and activations are computed again.
 - Without gradients there is :mod:`mmsmlp.ops.in_place`.
@@ -304,7 +304,7 @@ def _needs_grad(x: Tensor, *modules: nn.Module) -> bool:
 
 
 def _tree(module: nn.Module) -> Iterator[nn.Module]:
-    # nn.Module.modules() looks for duplicates, which takes several times as long; this is asked in every pass.
+    # nn.Module.modules() looks for duplicates, which takes longer; this is asked for each block in every pass.
     yield module
     for child in module._modules.values():
         if child is not None:

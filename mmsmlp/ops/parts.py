@@ -1,8 +1,8 @@
 """Large maps in parts that a cache has room for, and whose memory the allocator keeps.
 
 glibc's allocator maps blocks above a threshold from the system, gives them back when they are freed, and trims its heap
-by twice that threshold. Each page of a block costs a fault when it is first written after that: up to a tenth of a
-pass (docs/performance.md has the figures).
+to twice that threshold. Each page of a block costs a fault when it is first written after that (docs/performance.md
+has the figures).
 """
 
 from __future__ import annotations
