@@ -1,4 +1,8 @@
-"""The backbones that are timed, and one pass or training step of each."""
+"""The backbones that are timed, and one pass or training step of each.
+
+Importing ``mmsmlp`` sets how much memory a process's allocator keeps (:mod:`mmsmlp.ops.parts`). So it is imported where
+ours is built, and the others run as they would without the package.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +14,6 @@ from functools import cache, partial
 import torch
 from torch import Tensor, nn
 
-from mmsmlp import SMLPNet
-from mmsmlp.flops import count_macs
 from speed.cyclemlp import CycleMLP
 from speed.paper import PaperSMLPNet
 
@@ -60,13 +62,19 @@ def _toolbox(**cfg) -> Callable[[tuple[int, ...], tuple[int, int]], nn.Module]:
     return build
 
 
+def _smlpnet(out_indices: tuple[int, ...], size: tuple[int, int]) -> nn.Module:
+    from mmsmlp import SMLPNet
+
+    return SMLPNet("tiny", out_indices=out_indices)
+
+
 def _mixer(out_indices: tuple[int, ...], size: tuple[int, int]) -> nn.Module:
     return _toolbox(type="MlpMixer", arch="small", img_size=size[0])([-1], size)
 
 
 _MM = ("mmpretrain.models", "mmdet.models")
 BACKBONES = {
-    OURS: Backbone(lambda out_indices, size: SMLPNet("tiny", out_indices=out_indices)),
+    OURS: Backbone(_smlpnet),
     PAPER: Backbone(lambda out_indices, size: PaperSMLPNet(), any_size=False),
     "Swin-T": Backbone(_toolbox(type="SwinTransformer", arch="tiny", drop_path_rate=0.0), _MM),
     "ConvNeXt-T": Backbone(_toolbox(type="ConvNeXt", arch="tiny", drop_path_rate=0.0), _MM),
@@ -85,6 +93,8 @@ def build(name: str, size: tuple[int, int]) -> nn.Module:
 @cache
 def macs(name: str, shape: tuple[int, int, int]) -> int:
     """Multiply-accumulates of a forward pass over images (N, H, W), without computing it."""
+    from mmsmlp.flops import count_macs
+
     network = build(name, shape[1:]).to("meta")
     network.train(False)
     images = torch.zeros(shape[0], 3, *shape[1:], device="meta")

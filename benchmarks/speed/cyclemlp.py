@@ -7,13 +7,13 @@ published form is a deformable 1x1 convolution with constant offsets; so it is h
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils import flop_counter
 from torchvision.ops import deform_conv2d
-
-from mmsmlp.resize import no_autocast
 
 DIMS = (64, 128, 320, 512)
 DEPTHS = (2, 3, 10, 3)
@@ -55,7 +55,7 @@ class CycleFC(nn.Module):
         # The operator takes one type only; autocast does not know it.
         offset = self.offset.to(x.dtype).expand(n, -1, h, w)
         # On a CPU torchvision has it in float32 only.
-        with no_autocast(x.device):
+        with nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False):
             dtype = torch.promote_types(x.dtype, torch.float32) if x.device.type == "cpu" else x.dtype
             mixed = deform_conv2d(x.to(dtype), offset.to(dtype), self.weight.to(dtype), self.bias.to(dtype))
         return mixed.to(x.dtype)

@@ -1,19 +1,25 @@
 """Large maps in parts that a cache has room for, and whose memory the allocator keeps.
 
-glibc's allocator maps blocks above a threshold from the system, gives them back when they are freed, and trims its heap
-to twice that threshold. Each page of a block costs a fault when it is first written after that (docs/performance.md
-has the figures).
+glibc's allocator maps blocks above a threshold from the system, gives them back when they are freed, and trims the end
+of its heap to another threshold. Each page costs a fault when it is first written after that, so the import of this
+module raises both (docs/performance.md has the figures).
 """
 
 from __future__ import annotations
 
+import ctypes
+import os
+import sys
 from collections.abc import Iterator, Sequence
 
-import torch
 from torch import Tensor
 
 # How many values of a map to compute at a time, about: 8 MiB in float32.
 CHUNK_VALUES = 2**21
+
+# Numbers of mallopt's parameters in glibc's malloc.h, and the environment variables that set them.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_GLIBC_SETTINGS = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_MMAP_MAX_", "GLIBC_TUNABLES")
 
 
 def strips(x: Tensor, halo: int = 0) -> Iterator[tuple[slice, slice, slice]]:
@@ -48,10 +54,14 @@ def chunks(maps: Sequence[Tensor], values: int) -> Iterator[tuple[Tensor, ...]]:
 
 
 def _keep_freed_memory() -> None:
-    # glibc raises its threshold to the largest block that was mapped and freed, up to 32 MiB. A network that works in
-    # parts frees no large one, and would go on paying for its parts; a block that nobody writes to costs nothing. Other
-    # allocators do not mind, nor does glibc where MALLOC_MMAP_THRESHOLD_ or its like is set.
-    torch.empty(2**25 - 2**13, dtype=torch.uint8)
+    # A pass or step frees about all that it took; glibc would give it back, and the next one would pay for each page
+    # again. What the user has set stays, and other allocators do not mind.
+    if sys.platform != "linux" or any(name in os.environ for name in _GLIBC_SETTINGS):
+        return
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "gnu_get_libc_version"):
+        libc.mallopt(_M_MMAP_THRESHOLD, 2**25)  # the largest that all versions take
+        libc.mallopt(_M_TRIM_THRESHOLD, 2**30)
 
 
 _keep_freed_memory()
