@@ -3,7 +3,8 @@
 python benchmarks/speed_steps.py
 python benchmarks/speed_steps.py --rounds 3 --only "8x224x224 eval"
 
-All variants run in one process, in turns; times are medians. They differ in how blocks are computed only.
+All variants run in one process, in turns; times are medians. They differ in how blocks are computed only. The paper's
+formulation, which takes images of 224 x 224, keeps its freed memory here, too, as the import of mmsmlp sets it.
 """
 
 import argparse
@@ -17,6 +18,9 @@ import torch
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+from speed.backbones import PAPER
+from speed.paper import PaperSMLPNet
+from torch import nn
 
 from mmsmlp import SMLPNet
 
@@ -45,15 +49,20 @@ VARIANTS = {
 
 
 def measure(shape: tuple[int, ...], training: bool, rounds: int) -> dict[str, float]:
-    """Median milliseconds of each variant: a forward pass, or a step from random gradients of the maps."""
+    """Median milliseconds of each variant that takes the shape: a forward pass, or a step from random gradients."""
     torch.manual_seed(0)
-    network = SMLPNet("tiny", out_indices=(3,) if shape[2] == 224 else (0, 1, 2, 3)).train(training)
+    square = shape[2] == shape[3]
+    ours = SMLPNet("tiny", out_indices=(3,) if square else (0, 1, 2, 3))
+    variants: dict[str, tuple[nn.Module, dict]] = {name: (ours, changes) for name, changes in VARIANTS.items()}
+    if square:
+        variants = {PAPER: (PaperSMLPNet(img_size=shape[2]), {}), **variants}
     images = torch.randn(shape)
-    times: dict[str, list[float]] = {name: [] for name in VARIANTS}
+    times: dict[str, list[float]] = {name: [] for name in variants}
     for number in track(range(rounds + 1), description=f"{shape}"):
-        for name, changes in VARIANTS.items():
+        for name, (network, changes) in variants.items():
+            network.train(training)
             with _changed(changes):
-                seconds = _timed(lambda: _step(network, images) if training else _pass(network, images))
+                seconds = _timed(_step if training else _pass, network, images)
             if number > 0:  # the first round warms up
                 times[name].append(1e3 * seconds)
     return {name: statistics.median(of) for name, of in times.items()}
@@ -67,20 +76,20 @@ def _changed(changes: dict[str, object]) -> Iterator[None]:
         yield
 
 
-def _pass(network: SMLPNet, images: torch.Tensor) -> None:
+def _pass(network: nn.Module, images: torch.Tensor) -> None:
     with torch.inference_mode():
         network(images)
 
 
-def _step(network: SMLPNet, images: torch.Tensor) -> None:
+def _step(network: nn.Module, images: torch.Tensor) -> None:
     maps = network(images)
     torch.autograd.backward(maps, [torch.randn_like(m) for m in maps])
     network.zero_grad()
 
 
-def _timed(run: Callable[[], None]) -> float:
+def _timed(run: Callable[[nn.Module, torch.Tensor], None], network: nn.Module, images: torch.Tensor) -> float:
     start = time.perf_counter()
-    run()
+    run(network, images)
     return time.perf_counter() - start
 
 
@@ -94,8 +103,8 @@ def main() -> None:
         parser.error("--rounds takes a positive number")
     table = Table("", *args.only, title=f"sMLPNet-T, ms, {torch.get_num_threads()} threads, torch {torch.__version__}")
     columns = [measure(*CASES[name], args.rounds) for name in args.only]
-    for name in VARIANTS:
-        table.add_row(name, *(f"{column[name]:,.0f}" for column in columns))
+    for name in (PAPER, *VARIANTS):
+        table.add_row(name, *(f"{column[name]:,.0f}" if name in column else "" for column in columns))
     Console(width=120).print(table)
 
 
