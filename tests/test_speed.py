@@ -383,6 +383,22 @@ def test_each_step_of_the_page_is_timed(training):
     assert min(times.values()) > 0
 
 
+def test_processes_of_other_backbones_keep_the_allocators_own_settings():
+    packages = ["speed.backbones", *plan.packages(list(plan.groups("cpu")))]
+    code = (
+        "import importlib, sys\n"
+        f"for package in {packages}: importlib.import_module(package)\n"
+        "from speed.backbones import BACKBONES, OURS, build\n"
+        "for name in BACKBONES.keys() - {OURS}: build(name, (224, 224))\n"
+        "print([name for name in sys.modules if name.startswith('mmsmlp')])"
+    )
+    path = os.pathsep.join(filter(None, sys.path))
+    process = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True
+    )
+    assert process.stdout.splitlines()[-1:] == ["[]"], process.stderr
+
+
 def test_a_process_that_fails_is_named_with_its_traceback():
     with pytest.raises(RuntimeError, match=r"(?s)the process of nothing at \(1, 8, 8\) failed:.*KeyError: 'nothing'"):
         Worker(Row("backbones", "nothing", "eval", "fp32", (1, 8, 8)), "cpu", 1)

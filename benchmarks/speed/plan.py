@@ -71,8 +71,9 @@ def without_onnx(planned: Sequence[Group]) -> list[Group]:
     return [group for group in kept if group]
 
 
-def packages(planned: Sequence[Group]) -> set[str]:
-    """What the rows' models import."""
+def packages(planned: Sequence[Group]) -> list[str]:
+    """What the rows' models import; not ``mmsmlp``, whose import would set the allocator of all rows' processes."""
     rows = [row for group in planned for row in group]
     found = {package for row in rows if row.part != "models" for package in BACKBONES[row.model].packages}
-    return found | ({"speed.wholes", *wholes.PACKAGES} if any(row.part == "models" for row in rows) else set())
+    found |= set(wholes.PACKAGES) if any(row.part == "models" for row in rows) else set()
+    return sorted(found)
