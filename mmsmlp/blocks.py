@@ -12,8 +12,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from mmsmlp.layers import ChannelMLP, DropPath, LocalMixer, SparseMLP
-from mmsmlp.ops.axis_mixing import product_dtype
-from mmsmlp.ops.fused import can_fuse, fused_block
+from mmsmlp.ops.axis_mixing import is_traced, product_dtype
+from mmsmlp.ops.fused import DEVICES, can_fuse, fused_block
 from mmsmlp.resize import DEFAULT_METHOD
 from mmsmlp.symbols import is_certain
 from mmsmlp.valid_area import Sizes, on_each_image
@@ -121,7 +121,11 @@ class PatchConv(nn.Conv2d):
         if not all(is_certain(size % k == 0) for size in x.shape[2:]):
             # As much as any size needs; the stride leaves out what is too much. So it is the same for all sizes.
             x = nn.functional.pad(x, (0, k - 1, 0, k - 1))
-        return nn.functional.conv2d(x, self.weight, stride=self.stride)
+        weight = self.weight
+        if x.device.type in DEVICES and not is_traced(x) and not x.is_contiguous(memory_format=torch.channels_last):
+            # One operand in channels-last memory makes the result so, as the blocks want it; images rarely are.
+            weight = weight.contiguous(memory_format=torch.channels_last)
+        return nn.functional.conv2d(x, weight, stride=self.stride)
 
 
 def check_images(x: Tensor, stem: PatchConv) -> None:

@@ -179,4 +179,4 @@ def scale_and_shift(weight: Tensor, bias: Tensor, mean: Tensor, inverse_std: Ten
 
 def thirds(fuse: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The weights (C, C) of the identity, W and H branches in that of their fusion, (C, 3C)."""
-    return tuple(third.contiguous() for third in fuse.chunk(3, dim=1))
+    return fuse.unflatten(1, (3, -1)).transpose(0, 1).contiguous().unbind()
