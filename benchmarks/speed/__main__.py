@@ -54,7 +54,7 @@ def main() -> None:
 def _measure(args: argparse.Namespace, results: list[dict], path: Path) -> list[dict]:
     """Measure what is planned and not among the results; all results together, in the plan's order."""
     groups = list(plan.groups(args.device, args.part, args.shapes, args.modes, args.dtypes, args.only))
-    settings = Settings(args.device, args.threads, args.sessions, args.repeats)
+    settings = Settings(args.device, args.threads, args.sessions, args.repeats, peak_sizes=tuple(args.peak_sizes))
     torch.set_num_threads(args.threads)
     console = Console(stderr=True)
     if any(row.run == plan.ONNX for group in groups for row in group):
@@ -71,7 +71,6 @@ def _measure(args: argparse.Namespace, results: list[dict], path: Path) -> list[
         found = f"{others[0]['machine']}, {others[0]['threads']} threads, torch {others[0]['torch']}"
         raise ValueError(f"cannot resume {path}, which is of {found}: leave --resume out to start anew")
     measured = {_key(row): row for row in results}
-    peaks = {dtype: matrix_peak(dtype, args.device, args.peak_sizes) for dtype in plan.DTYPES}
     if args.device == "cpu":  # what sMLPNet's blocks multiply by
         where["onednn_gflops"] = matrix_peak("fp32", "cpu", args.peak_sizes, product=linear)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -83,25 +82,12 @@ def _measure(args: argparse.Namespace, results: list[dict], path: Path) -> list[
                 chosen = replace(settings, limit=math.inf) if judged else settings
                 rows = measure(group, chosen, lambda row: progress.update(task, description=_text(row)))
                 measured.update((_key(row), row | where) for row in rows)
-                _with_fractions(measured.values(), peaks)
                 report.write_results(list(measured.values()), path)
             progress.advance(task)
-    for dtype, peak in peaks.items():  # the machine may have been slower at the beginning: the best of both ends counts
-        peaks[dtype] = max(peak, matrix_peak(dtype, args.device, args.peak_sizes))
     results = [measured[_key(vars(row))] for group in groups for row in group]
-    _with_fractions(results, peaks)
     report.write_results(results, path)
     console.print(f"wrote {path}")
     return results
-
-
-def _with_fractions(results, peaks: dict[str, float]) -> None:
-    """Add to results which fraction of the matrix products' rate they reach; a training step is three passes' work."""
-    for row in results:
-        row["peak_gflops"] = max(peaks[row["dtype"]], row.get("peak_gflops", 0.0))
-        passes = 3 if row["mode"] == "train" else 1
-        rate = 2 * passes * row["gmacs"] / (row["median_ms"] / 1e3)
-        row["peak_fraction"] = rate / row["peak_gflops"]
 
 
 def _key(row: dict) -> tuple:

@@ -100,7 +100,9 @@ def shape_text(shape: Sequence[int]) -> str:
 
 
 def _machine(rows: Sequence[dict]) -> str:
-    peaks = {row["dtype"]: row["peak_gflops"] for row in rows}
+    peaks: dict[str, float] = {}
+    for row in rows:
+        peaks[row["dtype"]] = max(row["peak_gflops"], peaks.get(row["dtype"], 0.0))
     rates = ", ".join(f"{rate:,.0f} GFLOPS {dtype}" for dtype, rate in sorted(peaks.items(), reverse=True))
     first = rows[0]
     threads = f", {first['threads']} threads" if first["device"] == "cpu" else ""

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from speed.matrix_peak import SIZES, matrix_peak
 from speed.plan import ONNX, Group
 from speed.worker import Row, Sample, Worker
 
@@ -22,6 +23,7 @@ class Settings:
         sessions (int): Fresh processes of each row, one after the other; each gives one figure of memory.
         repeats (int): Timed runs of each row in all, where they are quick.
         limit (float): Seconds of rounds in a session, after the first passes.
+        peak_sizes (tuple[int, ...]): Rows of the matrix products that give the peak.
         onnx (Path | None): The file that onnxruntime runs, where there are such rows.
     """
 
@@ -30,15 +32,17 @@ class Settings:
     sessions: int = 3
     repeats: int = 9
     limit: float = 15.0
+    peak_sizes: tuple[int, ...] = SIZES
     onnx: Path | None = None
 
 
 def measure(group: Group, settings: Settings, report: Callable[[Row], None] = lambda row: None) -> list[dict]:
     """Measure the rows of a group.
 
-    A session makes a process for each row. Every process makes a first pass, and what memory it took then counts. Then
-    come rounds, in each of which every process runs once, in changing order: these are timed. Where the limit affords
-    no round the first passes are the timed ones; what they do once is little beside such a time.
+    A session measures the peak of matrix products, since what slows the machine for a while slows that, too, and makes
+    a process for each row. Every process makes a first pass, and what memory it took then counts. Then come rounds, in
+    each of which every process runs once, in changing order: these are timed. Where the limit affords no round the
+    first passes are the timed ones; what they do once is little beside such a time.
 
     Args:
         group (tuple[Row, ...]): The rows.
@@ -48,7 +52,8 @@ def measure(group: Group, settings: Settings, report: Callable[[Row], None] = la
     Returns:
         list[dict]: A result for each row: its own fields, ``median_ms``, ``spread`` (interquartile range over the
             median), ``samples``, ``peak_mb`` (median over the sessions, in MiB), ``gmacs`` of the forward pass of the
-            whole batch, and ``parts_ms`` where the time is split.
+            whole batch, ``peak_gflops``, the best of matrix products in the group's type, ``peak_fraction`` of it, a
+            training step counted as three forward passes, and ``parts_ms`` where the time is split.
 
     Raises:
         RuntimeError: If a row's process fails.
@@ -56,7 +61,9 @@ def measure(group: Group, settings: Settings, report: Callable[[Row], None] = la
     samples: dict[Row, list[Sample]] = {row: [] for row in group}
     peaks: dict[Row, list[float]] = {row: [] for row in group}
     macs: dict[Row, int] = {}
+    gflops = 0.0
     for session in range(settings.sessions):
+        gflops = max(gflops, matrix_peak(group[0].dtype, settings.device, settings.peak_sizes))
         workers: dict[Row, Worker] = {}
         try:
             for row in group:
@@ -81,7 +88,7 @@ def measure(group: Group, settings: Settings, report: Callable[[Row], None] = la
         finally:
             for worker in workers.values():
                 worker.close()
-    return [_result(row, samples[row], peaks[row], macs[row]) for row in group]
+    return [_result(row, samples[row], peaks[row], macs[row], gflops) for row in group]
 
 
 def _order(group: Group, number: int) -> list[Row]:
@@ -91,11 +98,12 @@ def _order(group: Group, number: int) -> list[Row]:
     return rows[::-1] if number % 2 else rows
 
 
-def _result(row: Row, samples: list[Sample], peaks: list[float], macs: int) -> dict:
+def _result(row: Row, samples: list[Sample], peaks: list[float], macs: int, gflops: float) -> dict:
     times = [1e3 * sample.seconds for sample in samples]
     median = statistics.median(times)
     quarters = statistics.quantiles(times, n=4, method="inclusive") if len(times) > 1 else [median] * 3
     parts = {part: statistics.median(1e3 * s.parts.get(part, 0.0) for s in samples) for part in samples[0].parts}
+    passes = 3 if row.mode == "train" else 1
     return {
         **asdict(row),
         "shape": list(row.shape),
@@ -104,5 +112,7 @@ def _result(row: Row, samples: list[Sample], peaks: list[float], macs: int) -> d
         "samples": len(times),
         "peak_mb": statistics.median(peaks),
         "gmacs": macs / 1e9,
+        "peak_gflops": gflops,
+        "peak_fraction": 2e-9 * passes * macs / (median / 1e3) / gflops,
         **({"parts_ms": parts} if parts else {}),
     }
