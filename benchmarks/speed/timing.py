@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from speed.matrix_peak import SIZES, matrix_peak
+from speed.matrix_peak import SIZES, Rates, peak, product_rates
 from speed.plan import ONNX, Group
 from speed.worker import Row, Sample, Worker
 
@@ -39,7 +39,7 @@ class Settings:
 def measure(group: Group, settings: Settings, report: Callable[[Row], None] = lambda row: None) -> list[dict]:
     """Measure the rows of a group.
 
-    A session measures the peak of matrix products, since what slows the machine for a while slows that, too, and makes
+    A session times matrix products for the peak, since what slows the machine for a while slows that, too, and makes
     a process for each row. Every process makes a first pass, and what memory it took then counts. Then come rounds, in
     each of which every process runs once, in changing order: these are timed. Where the limit affords no round the
     first passes are the timed ones; what they do once is little beside such a time.
@@ -52,8 +52,8 @@ def measure(group: Group, settings: Settings, report: Callable[[Row], None] = la
     Returns:
         list[dict]: A result for each row: its own fields, ``median_ms``, ``spread`` (interquartile range over the
             median), ``samples``, ``peak_mb`` (median over the sessions, in MiB), ``gmacs`` of the forward pass of the
-            whole batch, ``peak_gflops``, the best of matrix products in the group's type, ``peak_fraction`` of it, a
-            training step counted as three forward passes, and ``parts_ms`` where the time is split.
+            whole batch, ``peak_gflops`` of matrix products in the group's type, ``peak_fraction`` of it, a training
+            step counted as three forward passes, and ``parts_ms`` where the time is split.
 
     Raises:
         RuntimeError: If a row's process fails.
@@ -61,9 +61,9 @@ def measure(group: Group, settings: Settings, report: Callable[[Row], None] = la
     samples: dict[Row, list[Sample]] = {row: [] for row in group}
     peaks: dict[Row, list[float]] = {row: [] for row in group}
     macs: dict[Row, int] = {}
-    gflops = 0.0
+    rates: list[Rates] = []
     for session in range(settings.sessions):
-        gflops = max(gflops, matrix_peak(group[0].dtype, settings.device, settings.peak_sizes))
+        rates.append(product_rates(group[0].dtype, settings.device, settings.peak_sizes))
         workers: dict[Row, Worker] = {}
         try:
             for row in group:
@@ -88,7 +88,7 @@ def measure(group: Group, settings: Settings, report: Callable[[Row], None] = la
         finally:
             for worker in workers.values():
                 worker.close()
-    return [_result(row, samples[row], peaks[row], macs[row], gflops) for row in group]
+    return [_result(row, samples[row], peaks[row], macs[row], peak(rates)) for row in group]
 
 
 def _order(group: Group, number: int) -> list[Row]:
