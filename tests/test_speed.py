@@ -17,7 +17,7 @@ from speed import backbones, bars, plan, report, wholes
 from speed.backbones import OURS, PAPER
 from speed.clock import Clock
 from speed.cyclemlp import CycleFC, CycleMLP
-from speed.matrix_peak import peak, product_rates
+from speed.matrix_peak import peak_rate, product_rates
 from speed.memory_peak import MemoryPeak
 from speed.paper import PaperSMLPNet
 from speed.timing import _order
@@ -163,7 +163,7 @@ def test_every_matrix_product_has_a_rate():
 
 
 def test_the_peak_is_the_median_of_the_best_size_over_all_sessions():
-    assert peak([{64: [1.0, 9.0], 128: [4.0, 3.0]}, {64: [2.0, 2.5], 128: [5.0, 6.0]}]) == 4.5
+    assert peak_rate([{64: [1.0, 9.0], 128: [4.0, 3.0]}, {64: [2.0, 2.5], 128: [5.0, 6.0]}]) == 4.5
 
 
 def test_a_peak_does_not_count_the_process_that_started_this_one():

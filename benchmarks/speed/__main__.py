@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from mmsmlp.ops.products import linear
 from speed import bars, onnx_file, plan, report, wholes
 from speed.backbones import BACKBONES
-from speed.matrix_peak import SIZES, peak, product_rates
+from speed.matrix_peak import SIZES, peak_rate, product_rates
 from speed.timing import Settings, measure
 from speed.worker import Row, import_beforehand
 
@@ -72,7 +72,7 @@ def _measure(args: argparse.Namespace, results: list[dict], path: Path) -> list[
         raise ValueError(f"cannot resume {path}, which is of {found}: leave --resume out to start anew")
     measured = {_key(row): row for row in results}
     if args.device == "cpu":  # what sMLPNet's blocks multiply by
-        where["onednn_gflops"] = peak([product_rates("fp32", "cpu", settings.peak_sizes, product=linear)])
+        where["onednn_gflops"] = peak_rate([product_rates("fp32", "cpu", settings.peak_sizes, product=linear)])
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("", total=len(groups))

@@ -41,7 +41,7 @@ def product_rates(
     return rates
 
 
-def peak(sessions: Sequence[Rates]) -> float:
+def peak_rate(sessions: Sequence[Rates]) -> float:
     """The best size's median rate over all sessions: a median, as the times are that it is compared with."""
     return max(statistics.median(rate for rates in sessions for rate in rates[size]) for size in sessions[0])
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from speed.matrix_peak import SIZES, Rates, peak, product_rates
+from speed.matrix_peak import SIZES, Rates, peak_rate, product_rates
 from speed.plan import ONNX, Group
 from speed.worker import Row, Sample, Worker
 
@@ -59,7 +59,7 @@ def measure(group: Group, settings: Settings, report: Callable[[Row], None] = la
         RuntimeError: If a row's process fails.
     """
     samples: dict[Row, list[Sample]] = {row: [] for row in group}
-    peaks: dict[Row, list[float]] = {row: [] for row in group}
+    memory: dict[Row, list[float]] = {row: [] for row in group}
     macs: dict[Row, int] = {}
     rates: list[Rates] = []
     for session in range(settings.sessions):
@@ -73,7 +73,7 @@ def measure(group: Group, settings: Settings, report: Callable[[Row], None] = la
             for row in _order(group, session):
                 report(row)
                 first[row] = workers[row].run()
-                peaks[row].append(first[row].peak_mib)
+                memory[row].append(first[row].peak_mib)
             seconds = sum(sample.seconds for sample in first.values())
             rounds = math.floor(min(math.ceil(settings.repeats / settings.sessions), settings.limit / seconds))
             if not rounds:
@@ -88,7 +88,8 @@ def measure(group: Group, settings: Settings, report: Callable[[Row], None] = la
         finally:
             for worker in workers.values():
                 worker.close()
-    return [_result(row, samples[row], peaks[row], macs[row], peak(rates)) for row in group]
+    gflops = peak_rate(rates)
+    return [_result(row, samples[row], memory[row], macs[row], gflops) for row in group]
 
 
 def _order(group: Group, number: int) -> list[Row]:
@@ -98,7 +99,7 @@ def _order(group: Group, number: int) -> list[Row]:
     return rows[::-1] if number % 2 else rows
 
 
-def _result(row: Row, samples: list[Sample], peaks: list[float], macs: int, gflops: float) -> dict:
+def _result(row: Row, samples: list[Sample], memory: list[float], macs: int, gflops: float) -> dict:
     times = [1e3 * sample.seconds for sample in samples]
     median = statistics.median(times)
     quarters = statistics.quantiles(times, n=4, method="inclusive") if len(times) > 1 else [median] * 3
@@ -110,7 +111,7 @@ def _result(row: Row, samples: list[Sample], peaks: list[float], macs: int, gflo
         "median_ms": median,
         "spread": (quarters[2] - quarters[0]) / median,
         "samples": len(times),
-        "peak_mb": statistics.median(peaks),
+        "peak_mb": statistics.median(memory),
         "gmacs": macs / 1e9,
         "peak_gflops": gflops,
         "peak_fraction": 2e-9 * passes * macs / (median / 1e3) / gflops,
