@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from mmsmlp import SparseMLP
@@ -152,6 +153,15 @@ def test_patches_are_padded_with_zeros_to_whole_ones(patch_size, shape):
     padded[:, :, : shape[0], : shape[1]] = x
     assert conv(x).shape == (2, 5, height, width)
     torch.testing.assert_close(conv(x), conv(padded))
+
+
+def test_channels_first_images_give_the_convolutions_map_and_gradient_in_channels_last_memory():
+    conv, x = PatchConv(3, 5, 4), torch.randn(2, 3, 8, 12)
+    out, expected = conv(x), F.conv2d(x, conv.weight, stride=4)
+    assert out.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(out, expected)
+    grad = torch.randn_like(out)
+    torch.testing.assert_close(*(torch.autograd.grad(y, conv.weight, grad) for y in (out, expected)))
 
 
 def test_the_channel_mlp_mixes_no_positions():
