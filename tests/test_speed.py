@@ -1,6 +1,7 @@
 """The benchmark of speed: its rivals are what they are said to be, and its harness measures and judges what it says."""
 
 import json
+import math
 import os
 import re
 import signal
@@ -20,7 +21,7 @@ from speed.cyclemlp import CycleFC, CycleMLP
 from speed.matrix_peak import peak_rate, product_rates
 from speed.memory_peak import MemoryPeak
 from speed.paper import PaperSMLPNet
-from speed.timing import _order
+from speed.timing import Settings, _order, plan_rounds
 from speed.worker import Row, Worker
 
 from mmsmlp import SMLPNet
@@ -341,6 +342,22 @@ def test_the_committed_page_shows_the_committed_run_and_that_holds_all_bars():
     results = json.loads(report.COMMITTED.read_text())
     assert page == report.with_tables(page, results)
     assert {row[0]: row[-1] for row in report.tables(results)["Bars"][1:] if row[-1] != "yes"} == {}
+
+
+@pytest.mark.parametrize(
+    ("limit", "seconds", "rounds"),
+    [
+        (math.inf, 40.0, (1, 5)),
+        (15.0, 1.0, (1, 5)),
+        (15.0, 4.0, (1, 2)),
+        (15.0, 7.5, (1, 1)),
+        (15.0, 8.0, (0, 1)),
+        (15.0, 16.0, (0, 0)),
+    ],
+)
+def test_a_round_warms_up_where_there_is_time_for_another(limit, seconds, rounds):
+    settings = Settings("cpu", threads=1, sessions=3, repeats=15, limit=limit)
+    assert plan_rounds(settings, seconds) == rounds
 
 
 def run_command(out: Path, *options: str) -> subprocess.CompletedProcess:

@@ -129,7 +129,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--modes", nargs="+", choices=plan.MODES, default=plan.MODES)
     parser.add_argument("--dtypes", nargs="+", choices=plan.DTYPES, help="of the backbones; on a GPU bf16 alone")
     parser.add_argument("--sessions", type=int, help="fresh processes for each row; default 3, 1 on a GPU")
-    parser.add_argument("--repeats", type=int, default=9, help="timed runs of a row in all, where they are quick")
+    parser.add_argument("--repeats", type=int, default=15, help="timed runs of a row in all, where they are quick")
     parser.add_argument("--peak-sizes", nargs="+", type=int, default=SIZES, help="rows of the peak's matrix products")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")

@@ -30,7 +30,7 @@ class Settings:
     device: str
     threads: int
     sessions: int = 3
-    repeats: int = 9
+    repeats: int = 15
     limit: float = 15.0
     peak_sizes: tuple[int, ...] = SIZES
     onnx: Path | None = None
@@ -41,8 +41,7 @@ def measure(group: Group, settings: Settings, report: Callable[[Row], None] = la
 
     A session times matrix products for the peak, since what slows the machine for a while slows that, too, and makes
     a process for each row. Every process makes a first pass, and what memory it took then counts. Then come rounds, in
-    each of which every process runs once, in changing order: these are timed. Where the limit affords no round the
-    first passes are the timed ones; what they do once is little beside such a time.
+    each of which every process runs once, in changing order: these are timed, see :func:`plan_rounds`.
 
     Args:
         group (tuple[Row, ...]): The rows.
@@ -75,14 +74,16 @@ def measure(group: Group, settings: Settings, report: Callable[[Row], None] = la
                 first[row] = workers[row].run()
                 memory[row].append(first[row].peak_mib)
             seconds = sum(sample.seconds for sample in first.values())
-            rounds = math.floor(min(math.ceil(settings.repeats / settings.sessions), settings.limit / seconds))
+            warm_ups, rounds = plan_rounds(settings, seconds)
             if not rounds:
                 for row, sample in first.items():
                     samples[row].append(sample)
-            for number in range(rounds):
+            for number in range(warm_ups + rounds):
                 for row in _order(group, session + number + 1):
                     report(row)
-                    samples[row].append(workers[row].run())
+                    sample = workers[row].run()
+                    if number >= warm_ups:
+                        samples[row].append(sample)
             if session == 0:
                 macs = {row: worker.macs() for row, worker in workers.items()}
         finally:
@@ -90,6 +91,25 @@ def measure(group: Group, settings: Settings, report: Callable[[Row], None] = la
                 worker.close()
     gflops = peak_rate(rates)
     return [_result(row, samples[row], memory[row], macs[row], gflops) for row in group]
+
+
+def plan_rounds(settings: Settings, seconds: float) -> tuple[int, int]:
+    """How many rounds of a session warm up, and how many are timed.
+
+    A first pass does much that is done once, and the memory of a process grows in its second one, too: a training step
+    has page faults then, and hardly any from the third on. So a round warms up where the limit affords another one.
+    Where it affords none, the first passes have to be the timed ones; what they do once is little beside such a time.
+
+    Args:
+        settings (Settings): How to measure.
+        seconds (float): What a round takes.
+
+    Returns:
+        tuple[int, int]: The two numbers.
+    """
+    affordable = math.floor(min(math.ceil(settings.repeats / settings.sessions) + 1, settings.limit / seconds))
+    warm_ups = int(affordable > 1)
+    return warm_ups, affordable - warm_ups
 
 
 def _order(group: Group, number: int) -> list[Row]:
