@@ -33,12 +33,14 @@ def test_linear(dtype, shape, out, gelu, with_bias):
 
 
 @pytest.mark.usefixtures("kernels")
-@pytest.mark.parametrize("strides", ["transposed", "slice of columns", "every second row", "one value"])
-def test_linear_takes_weights_of_any_strides(strides):
+@pytest.mark.parametrize("strides", ["contiguous", "transposed", "slice of columns", "every second row", "one value"])
+@pytest.mark.parametrize("tokens", [11, products.TOKENS_WORTH_A_COPY])
+def test_linear_takes_weights_of_any_strides(strides, tokens):
     torch.manual_seed(0)
-    x, weight = torch.randn(11, 6), torch.randn(6, 6)
+    x, weight = torch.randn(tokens, 6), torch.randn(6, 6)
     wide = torch.randn(12, 18)
     weight = {
+        "contiguous": weight,
         "transposed": weight.t(),
         "slice of columns": wide[:6, 6:12],
         "every second row": wide[::2, :6],

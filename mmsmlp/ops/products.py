@@ -15,6 +15,10 @@ from torch.utils import flop_counter
 
 _ONEDNN = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
 
+# oneDNN has another kernel for a weight that is transposed in memory. It is the quicker one on the AMD CPU of
+# docs/performance.md; from so many tokens on that is worth a copy.
+TOKENS_WORTH_A_COPY = 1500
+
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, gelu: bool = False) -> Tensor:
     """``x @ weight.T + bias``, then GELU if wanted.
@@ -29,7 +33,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, gelu: bool = F
         Tensor: (..., O), contiguous.
     """
     if _suits_onednn(x):
-        return _ONEDNN(x, _dense(weight), bias, "gelu" if gelu else "none", [], "none" if gelu else "")
+        weight = _for_onednn(weight, tokens=x.numel() // x.shape[-1])
+        return _ONEDNN(x, weight, bias, "gelu" if gelu else "none", [], "none" if gelu else "")
     y = F.linear(x, weight, bias)
     return torch.ops.aten.gelu_(y) if gelu else y
 
@@ -63,9 +68,14 @@ def _transposed(matrix: Tensor) -> Tensor:
     return matrix.t()[None].contiguous()[0]
 
 
-def _dense(matrix: Tensor) -> Tensor:
+def _for_onednn(weight: Tensor, tokens: int) -> Tensor:
+    """The weight in a memory order that oneDNN multiplies by quickly."""
+    if weight.t().is_contiguous():
+        return weight
+    if tokens >= TOKENS_WORTH_A_COPY:
+        return _transposed(weight).t()
     # Other strides, such as those of a slice, would make oneDNN hundreds of times slower.
-    return matrix if matrix.is_contiguous() or matrix.t().is_contiguous() else matrix.contiguous()
+    return weight.contiguous()
 
 
 def _linear_flop(x_shape, weight_shape, *_, **__) -> int:
