@@ -86,7 +86,7 @@ study: setup ## the study of positional interpolation (2 hours), resumable: work
 	$(PY) tools/make_photos.py data/photos
 	$(PY) benchmarks/study --docs
 
-bench: setup ## time sMLPNet beside its peers (45 minutes on 2 idle cores): work_dirs/bench, docs/performance.md
+bench: setup ## time sMLPNet beside its peers (an hour on 2 idle cores): work_dirs/bench, docs/performance.md
 	$(PY) benchmarks/axis_paths.py --method bounded
 	$(PY) benchmarks/speed --docs
 

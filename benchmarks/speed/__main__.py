@@ -1,6 +1,6 @@
 """Times sMLPNet beside its peers and measures their memory, for docs/performance.md and the bars of bars.py.
 
-python benchmarks/speed                                    everything, 45 minutes on 2 idle CPU cores
+python benchmarks/speed                                    everything, an hour on 2 idle CPU cores
 python benchmarks/speed --resume                           go on with a run that was stopped
 python benchmarks/speed --part backbones --only sMLPNet-T Swin-T --shapes 8x224x224 --out work_dirs/try
 python benchmarks/speed --check                            the tables and bars of the last run; fails if a bar does
