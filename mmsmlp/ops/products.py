@@ -1,9 +1,9 @@
 """Matrix products of tokens with weights, by the quickest kernels that PyTorch has for them on a CPU.
 
-``torch.mm`` in float32 goes to MKL. On one of the two AMD CPUs of docs/performance.md it reaches half of oneDNN's rate, on
-the other about the same. PyTorch brings oneDNN along in its own builds, and its product computes GELU on the way out.
-The operator is one that TorchInductor emits; it is not documented, so each use falls back on ``torch.mm`` where it is
-missing. It has no autograd formula: this module is for :mod:`mmsmlp.ops.fused`, which brings its own.
+``torch.mm`` in float32 goes to MKL. On one of the two AMD CPUs of docs/performance.md it reaches half of oneDNN's rate,
+on the other about the same. PyTorch brings oneDNN along in its own builds, and its product computes GELU on the way
+out. The operator is one that TorchInductor emits; it is not documented, so each use falls back on ``torch.mm`` where it
+is missing. It has no autograd formula: this module is for :mod:`mmsmlp.ops.fused`, which brings its own.
 """
 
 from __future__ import annotations
