@@ -53,8 +53,8 @@ class Rates:
     channel: float
 
 
-# Printed by `python benchmarks/axis_paths.py --method bounded`, a part of `make bench`; that of the GPU is an estimate
-# for an H100, not yet measured.
+# Printed by `python benchmarks/axis_paths.py --method bounded`, a part of `make bench`, on the first of the two CPUs of
+# docs/performance.md; those of a GPU are an estimate for an H100, not yet measured.
 RATES = {
     "cpu": Rates(product=27, half_product=11, tap=240, conversion=240, channel=10),
     "cuda": Rates(product=0.04, half_product=0.005, tap=2, conversion=6, channel=0.04),
